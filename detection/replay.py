@@ -1,0 +1,76 @@
+"""A backtest: the live job's own intake and evaluators over records that are all there already."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby, islice
+
+import msgspec
+
+from detection.intake import Record, Rejected, TopicIntake
+from detection.rules import CountRule, Topic
+from detection.shard import Shard, ShardBatch
+from detection.transitions import Transition
+from detection.watermarks import ENDED, NEVER, PartitionState, Watermarks
+
+Place = tuple[str, int]
+"""(topic, partition)"""
+
+_BATCH = 1000
+
+
+def replay(
+    rules: Sequence[CountRule],
+    topics: Iterable[Topic],
+    sizes: Mapping[Place, int],
+    records: Iterable[tuple[Place, Record]],
+    on_rejected: Callable[[str, Rejected], None],
+) -> list[Transition]:
+    """The final episodes of `records`, ordered by opening, rule and key; alerts merged into another are left out.
+
+    `sizes` says how many records each partition has, so that state can be freed while later ones are read. The
+    log order of a partition is its order in `records`. Nothing is idle, nothing is thinned, and all episodes are
+    resolved at the end. `on_rejected` gets the topic and each record that does not count.
+    """
+    intakes = {topic.name: TopicIntake(topic, rules) for topic in topics}
+    # No retention: an event below the floor can't come.
+    watermarks = Watermarks((intake.topic for intake in intakes.values()), retention_ms=0)
+    watermarks_index = _dense(sizes)
+    shard = Shard(rules, thinning=False)
+    left, highest = dict(sizes), dict.fromkeys(sizes, NEVER)
+    transitions: list[Transition] = []
+    episodes: list[Transition] = []
+    for place, run in groupby(records, key=lambda item: item[0]):
+        topic, partition = place
+        while batch := [record for _, record in islice(run, _BATCH)]:
+            taken = intakes[topic].take(partition, batch, highest[place])
+            highest[place] = taken.highest_ms
+            left[place] -= len(batch)
+            for rejected in taken.rejected:
+                on_rejected(topic, rejected)
+            for number, rows in taken.rows.items():
+                shard.add(ShardBatch(number, partition, taken.lowest_ms, rows), transitions)
+            index, partitions = watermarks_index[place]
+            reached = taken.highest_ms if left[place] else ENDED
+            watermarks.update(PartitionState(topic, index, reached, False, True, partitions, 0))
+            shard.advance(watermarks, transitions)
+            episodes += (item for item in transitions if item.status == "resolved" and item.merged_into is None)
+            transitions.clear()
+    return sorted(episodes, key=lambda item: (item.opened_at_ms, item.rule, _key_json(item, rules)))
+
+
+def _key_json(transition: Transition, rules: Sequence[CountRule]) -> bytes:
+    paths = next(rule.key for rule in rules if rule.name == transition.rule)
+    return msgspec.json.encode(dict(zip(paths, transition.key, strict=True)))
+
+
+def _dense(sizes: Mapping[Place, int]) -> dict[Place, tuple[int, int]]:
+    """(topic, partition) -> (position among the partitions that are there, their number)."""
+    partitions: dict[str, list[int]] = {}
+    for topic, partition in sorted(sizes):
+        partitions.setdefault(topic, []).append(partition)
+    return {
+        (topic, partition): (index, len(numbers))
+        for topic, numbers in partitions.items()
+        for index, partition in enumerate(numbers)
+    }

@@ -1,0 +1,81 @@
+"""How far event time has come in each topic: the watermark that resolves, and the floor that frees.
+
+Built from what each source partition reports about itself. Nothing here reads a clock: the wall clock comes in
+with the reports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from detection.rules import Topic
+
+NEVER = -(1 << 62)
+"""Minus infinity, as an event time."""
+ENDED = 1 << 62
+"""Plus infinity: the highest timestamp of a partition that will bring nothing more."""
+
+
+class PartitionState(msgspec.Struct, frozen=True):
+    """What the reader of one partition knows of it.
+
+    `highest_ms`: highest accepted timestamp, NEVER before the first. `idle`: read to its end, and nothing new for
+    the topic's idle timeout. `caught_up`: read to the end offset it had when the job started. `partitions`:
+    how many the topic has. `now_ms`: the wall clock of the report.
+    """
+
+    topic: str
+    partition: int
+    highest_ms: int
+    idle: bool
+    caught_up: bool
+    partitions: int
+    now_ms: int
+
+
+class Watermarks:
+    """The two minima over the partitions of each topic; NEVER until every partition has reported."""
+
+    def __init__(self, topics: Iterable[Topic], retention_ms: int) -> None:
+        self._topics = {topic.name: topic for topic in topics}
+        self._retention_ms = retention_ms
+        self._states: dict[str, dict[int, PartitionState]] = {name: {} for name in self._topics}
+        self._known: dict[str, tuple[int, int]] = dict.fromkeys(self._topics, (NEVER, NEVER))
+
+    def update(self, state: PartitionState) -> None:
+        """Take a report; one about a topic that no rule reads is of no interest."""
+        states = self._states.get(state.topic)
+        if states is None:
+            return
+        states[state.partition] = state
+        for gone in [partition for partition in states if partition >= state.partitions]:
+            del states[gone]
+        self._known[state.topic] = self._minima(state.topic, state.partitions)
+
+    def watermark(self, topic: str) -> int:
+        """An alert resolves when this is greater than its end. May go back when an idle partition wakes."""
+        return self._known[topic][0]
+
+    def floor(self, topic: str) -> int:
+        """No event below this is expected any more: state that only such an event could need is freed."""
+        return self._known[topic][1]
+
+    def _minima(self, name: str, partitions: int) -> tuple[int, int]:
+        topic, states = self._topics[name], self._states[name].values()
+        if len(states) < partitions:
+            return NEVER, NEVER
+        active = [state.highest_ms for state in states if not state.idle]
+        if active:
+            watermark = _minus(min(active), topic.lateness_ms)
+        else:
+            watermark = min(state.now_ms for state in states) - topic.lateness_ms - topic.idle_timeout_ms
+        if watermark == NEVER or not all(state.caught_up for state in states):
+            return watermark, NEVER
+        lowest = _minus(min(state.highest_ms for state in states), topic.lateness_ms)
+        return watermark, min(watermark, max(lowest, watermark - self._retention_ms))
+
+
+def _minus(timestamp_ms: int, span_ms: int) -> int:
+    return NEVER if timestamp_ms == NEVER else timestamp_ms - span_ms
