@@ -1,0 +1,30 @@
+"""The configuration, from `tua.yaml` to frozen models. `load` is the one way in, for the job and for `tua check`."""
+
+from settings.actions import ActionSettings, RetrySettings
+from settings.loader import load
+from settings.models import (
+    CountSettings,
+    KafkaSettings,
+    RuleSettings,
+    Settings,
+    StateSettings,
+    TopicSettings,
+)
+from settings.problems import ConfigError, Problem
+from settings.secrets import Secret, SecretError
+
+__all__ = [
+    "ActionSettings",
+    "ConfigError",
+    "CountSettings",
+    "KafkaSettings",
+    "Problem",
+    "RetrySettings",
+    "RuleSettings",
+    "Secret",
+    "SecretError",
+    "Settings",
+    "StateSettings",
+    "TopicSettings",
+    "load",
+]

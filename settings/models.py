@@ -1,0 +1,172 @@
+"""The configuration as frozen models, in the order of `tua.yaml`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, SerializeAsAny, ValidationInfo, field_validator
+
+from detection.rules import CountRule, EventTime, Topic
+from settings.actions import ActionSettings
+from settings.base import Duration, PositiveDuration, SettingsModel
+from settings.fields import Distinct, FieldPath, Name, Paths, Properties, RecordOr, Servers, TopicName, Values
+from settings.problems import Mistake, Mistakes, Problem
+from settings.secrets import Secret, SecretError
+from settings.templates import compile_template, template_mistakes
+
+DEFAULT_MESSAGE = "{{ rule }}: {{ key.values() | join(', ') }} had {{ count }} events within {{ window }}"
+DEFAULT_RESOLVED_MESSAGE = (
+    "{{ rule }}: {{ key.values() | join(', ') }} is calm again after {{ duration }}"
+    " ({{ events }} events, at most {{ peak }} within {{ window }})"
+)
+
+
+class KafkaSettings(SettingsModel):
+    """The brokers, and the job's own topics. `replication_factor` None: as many as there are brokers, at most 2."""
+
+    bootstrap_servers: Servers = "localhost:29092,localhost:39092"
+    consumer_group: Name = "tua"
+    topic_prefix: TopicName = "tua"
+    replication_factor: int | None = Field(default=None, ge=1)
+    properties: Properties = Field(default_factory=dict)
+
+    def client_properties(self) -> dict[str, str]:
+        """What every librdkafka client is made with: the brokers and `properties`, secrets in clear.
+
+        Raises SecretError for a secret whose environment variable is not set or whose file cannot be read.
+        """
+        properties = {"bootstrap.servers": self.bootstrap_servers}
+        for name, value in self.properties.items():
+            if isinstance(value, Secret):
+                secret = value.resolve()
+                if secret is None:
+                    raise SecretError(f"kafka.properties {name}: {value.source} is not set")
+                properties[name] = secret.get_secret_value()
+            else:
+                properties[name] = value
+        return properties
+
+    @property
+    def alerts_topic(self) -> str:
+        return f"{self.topic_prefix}.alerts"
+
+    @property
+    def rejected_topic(self) -> str:
+        return f"{self.topic_prefix}.rejected"
+
+    @property
+    def dead_letters_topic(self) -> str:
+        return f"{self.topic_prefix}.dead-letters"
+
+
+class FieldSettings(SettingsModel):
+    """`{field: order_id}`."""
+
+    field: FieldPath
+
+
+class FieldTimeSettings(FieldSettings):
+    """`{field: occurred_at, unit: iso}`."""
+
+    unit: Literal["ms", "s", "iso"] = "ms"
+
+
+class TopicSettings(SettingsModel):
+    """One topic to read. `replication_factor` None: as for the job's own topics; `max_future_ms` None: no guard."""
+
+    partitions: int = Field(default=1, ge=1)
+    replication_factor: int | None = Field(default=None, ge=1)
+    lateness_ms: Duration = Field(default=10_000, alias="lateness")
+    time_field: Annotated[FieldTimeSettings | None, RecordOr] = Field(default=None, alias="event_time")
+    id_field: Annotated[FieldSettings | None, RecordOr] = Field(default=None, alias="event_id")
+    idle_timeout_ms: PositiveDuration = Field(default=30_000, alias="idle_timeout")
+    max_future_ms: Duration | None = Field(default=60_000, alias="max_future")
+
+    @property
+    def event_time(self) -> EventTime:
+        return EventTime(self.time_field.field, self.time_field.unit) if self.time_field else EventTime()
+
+    @property
+    def event_id(self) -> str | None:
+        return self.id_field.field if self.id_field else None
+
+    def detection_topic(self, name: str) -> Topic:
+        return Topic(
+            name=name,
+            lateness_ms=self.lateness_ms,
+            event_time=self.event_time,
+            event_id=self.event_id,
+            idle_timeout_ms=self.idle_timeout_ms,
+            max_future_ms=self.max_future_ms,
+        )
+
+
+class CountSettings(SettingsModel):
+    """At least `threshold` events of one key within `window_ms`."""
+
+    threshold: int = Field(alias="at_least", ge=1)
+    window_ms: PositiveDuration = Field(alias="within")
+
+
+class RuleSettings(SettingsModel):
+    """One rule, and what is said and done when it is breached. `where` maps paths to their allowed values."""
+
+    name: Name
+    description: str = ""
+    topic: str
+    where: dict[FieldPath, Values] = Field(default_factory=dict)
+    key: Paths
+    count: CountSettings
+    severity: Literal["info", "warning", "critical"] = "warning"
+    message: str = DEFAULT_MESSAGE
+    resolved_message: str = DEFAULT_RESOLVED_MESSAGE
+    actions: Distinct = ()
+
+    @field_validator("message", "resolved_message")
+    @classmethod
+    def _template_uses_what_there_is(cls, text: str, info: ValidationInfo) -> str:
+        try:
+            template = compile_template(text)
+        except ValueError as error:
+            raise Mistake(str(error), "see the documentation of Jinja2 templates") from None
+        # A wrong key is reported by itself; then nothing can be said about the paths.
+        if mistakes := template_mistakes(template, info.data.get("key")):
+            raise Mistakes(Mistake(*mistake) for mistake in mistakes)
+        return text
+
+
+class StateSettings(SettingsModel):
+    """Where the job keeps what it must remember. A relative directory is below the working directory."""
+
+    directory: Annotated[Path, AfterValidator(Path.expanduser)] = Field(default=Path(".tua"), strict=False)
+    retention_ms: PositiveDuration = Field(default=3_600_000, alias="retention")
+
+
+class Settings(SettingsModel):
+    """A whole configuration without a mistake. `notes` are remarks that stop nothing."""
+
+    kafka: KafkaSettings = KafkaSettings()
+    topics: dict[str, TopicSettings]
+    rules: tuple[RuleSettings, ...]
+    actions: dict[str, SerializeAsAny[ActionSettings]]
+    state: StateSettings = StateSettings()
+    notes: tuple[Problem, ...] = Field(default=(), exclude=True)
+
+    def rule(self, name: str) -> RuleSettings:
+        """Raises KeyError for a name that no rule has."""
+        return {rule.name: rule for rule in self.rules}[name]
+
+    def detection_rules(self) -> tuple[CountRule, ...]:
+        """The rules as detection wants them, in the order of the file."""
+        return tuple(
+            CountRule(
+                name=rule.name,
+                topic=self.topics[rule.topic].detection_topic(rule.topic),
+                key=rule.key,
+                threshold=rule.count.threshold,
+                window_ms=rule.count.window_ms,
+                where=tuple(rule.where.items()),
+            )
+            for rule in self.rules
+        )

@@ -1,0 +1,96 @@
+import pytest
+
+from settings.templates import MAX_BYTES, VARIABLES, compile_template, template_mistakes
+
+
+def test_a_template_is_rendered_with_its_values() -> None:
+    template = compile_template("Product '{{ key['product.name'] }}' was ordered {{ count }} times within {{ window }}")
+    assert template.render({"key": {"product.name": "Nokia"}, "count": 20, "window": "5 seconds"}) == (
+        "Product 'Nokia' was ordered 20 times within 5 seconds"
+    )
+
+
+def test_what_comes_from_an_event_is_never_a_template() -> None:
+    assert compile_template("{{ rule }}").render({"rule": "{{ 7 * 7 }}"}) == "{{ 7 * 7 }}"
+
+
+def test_a_rendering_ends_at_4_kb_with_a_mark_and_whole_characters() -> None:
+    text = compile_template("{{ rule }}").render({"rule": "é" * 5000})
+    assert len(text.encode()) in (MAX_BYTES - 1, MAX_BYTES)
+    assert text == "é" * (len(text) - 1) + "…"
+
+
+def test_4_kb_exactly_are_not_cut() -> None:
+    assert compile_template("{{ rule }}").render({"rule": "a" * MAX_BYTES}) == "a" * MAX_BYTES
+
+
+def test_a_loop_without_an_end_is_cut_while_it_runs() -> None:
+    looked_at = []
+
+    def endless():
+        while len(looked_at) < 100_000:  # so that this test ends, too, when it fails
+            looked_at.append(None)
+            yield "hot "
+
+    text = compile_template("{% for word in key %}{{ word }}{% endfor %}").render({"key": endless()})
+    assert text.startswith("hot hot ")
+    assert len(looked_at) <= MAX_BYTES / len("hot ") + 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ nobody }}",
+        "{{ key['a'].b }}",
+        "{{ ''.__class__.__mro__ }}",
+        "{{ key.update({}) }}",
+        "{{ 1 / 0 }}",
+        "{{ count + 'a' }}",
+        "{% for i in range(10**9) %}{% endfor %}",
+    ],
+)
+def test_whatever_fails_in_a_rendering_is_a_value_error(text: str) -> None:
+    with pytest.raises(ValueError, match="the template failed: "):
+        compile_template(text).render({"key": {"a": 1}, "count": 20})
+
+
+def test_half_a_surrogate_pair_in_an_event_can_still_be_sent() -> None:
+    assert compile_template("{{ rule }}").render({"rule": "a\ud83d"}) == "a?"
+
+
+def test_a_syntax_error_names_the_line_of_a_text_of_several() -> None:
+    with pytest.raises(ValueError, match="the template cannot be read in its line 2: "):
+        compile_template("a\n{% if %}")
+    with pytest.raises(ValueError, match=r"the template cannot be read: No filter named 'uper'$"):
+        compile_template("{{ a | uper }}")
+
+
+@pytest.mark.parametrize("name", sorted(VARIABLES))
+def test_every_documented_variable_may_be_used(name: str) -> None:
+    assert template_mistakes(compile_template(f"{{{{ {name} }}}}"), ("user_id",)) == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "mistakes"),
+    [
+        ("{{ key['product.name'] }} {{ key.user_id }} {{ key.values() | join }}", []),
+        ("{% set total = count %}{{ total }}{% for k in key %}{{ key[k] }}{% endfor %}", []),
+        ("{% for key in [{'a': 1}] %}{{ key['a'] }}{% endfor %}", []),
+        ("{{ cuont }}", [("the message uses an unknown variable 'cuont'", "did you mean 'count'?")]),
+        (
+            "{{ key['user'] }}",
+            [("the message uses key['user'], which is not in the rule's key", "did you mean 'user_id'?")],
+        ),
+        (
+            "{{ key['product']['name'] }}{{ key.product.name }}",
+            [
+                (
+                    "the message uses key['product'], which is not in the rule's key",
+                    "write key['product.name']: a path is one name in the message",
+                )
+            ],
+        ),
+    ],
+)
+def test_what_a_template_asks_for_is_compared_with_the_rule(text: str, mistakes: list[tuple[str, str]]) -> None:
+    assert list(template_mistakes(compile_template(text), ("product.name", "user_id"))) == mistakes

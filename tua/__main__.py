@@ -1,0 +1,5 @@
+"""`python -m tua`, the same as `tua`."""
+
+from tua.cli import main
+
+main()

@@ -1,0 +1,128 @@
+"""`tua backtest`: what the rules would have said about recorded events."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, TextIO
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from detection.durations import spoken
+from detection.intake import Rejected
+from detection.replay import replay
+from detection.rules import CountRule
+from detection.transitions import Transition
+from settings import Settings
+from tua.configuration import ConfigOption, config_path, load_or_exit
+from tua.event_file import EventFile, EventFileError
+
+
+class Format(StrEnum):
+    TABLE = "table"
+    JSONL = "jsonl"
+
+
+def backtest(
+    events: Annotated[Path, typer.Option("--events", metavar="FILE.jsonl", help="Recorded events, a JSON a line.")],
+    format_: Annotated[Format, typer.Option("--format", help="How alerts are written.")] = Format.TABLE,
+    rejects: Annotated[
+        Path | None, typer.Option("--rejects", metavar="FILE", help="Write the records that do not count to this file.")
+    ] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Say which alerts the rules would have raised on recorded events. Runs the job's own code; needs no broker."""
+    settings = load_or_exit(config_path(config))
+    rules = settings.detection_rules()
+    topics = [topic.detection_topic(name) for name, topic in settings.topics.items()]
+    counts = {"late": 0, "future": 0, "invalid": 0}
+    try:
+        with ExitStack() as stack:
+            out = stack.enter_context(rejects.open("w", encoding="utf-8")) if rejects else None
+
+            def on_rejected(topic: str, rejected: Rejected) -> None:
+                counts[rejected.reason] += 1
+                if out is not None:
+                    _write_rejected(out, topic, rejected)
+
+            file = EventFile(events, [topic.name for topic in topics])
+            episodes = replay(rules, topics, file.sizes, file.records(), on_rejected)
+    except (EventFileError, OSError) as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
+    by_name = {rule.name: rule for rule in rules}
+    if format_ is Format.JSONL:
+        for line in _lines(episodes, by_name):
+            sys.stdout.write(line + "\n")
+    else:
+        _show(episodes, settings)
+    rejected = ", ".join(f"{count} {reason}" for reason, count in counts.items() if count) or "none"
+    typer.echo(
+        f"{sum(file.sizes.values())} events, {len(episodes)} alerts; records that do not count: {rejected}", err=True
+    )
+
+
+def _lines(episodes: list[Transition], rules: dict[str, CountRule]) -> Iterator[str]:
+    for episode in episodes:
+        yield msgspec.json.encode(
+            {
+                "id": episode.alert_id,
+                "rule": episode.rule,
+                "key": dict(zip(rules[episode.rule].key, episode.key, strict=True)),
+                "opened_at_ms": episode.opened_at_ms,
+                "resolves_at_ms": episode.resolves_at_ms,
+                "peak": episode.peak,
+                "peak_exact": episode.peak_exact,
+                "events": episode.events,
+            }
+        ).decode()
+
+
+def _write_rejected(out: TextIO, topic: str, rejected: Rejected) -> None:
+    line = {
+        "reason": rejected.reason,
+        "topic": topic,
+        "partition": rejected.partition,
+        "offset": rejected.offset,
+        "detail": rejected.detail,
+        "rules": rejected.rules,
+    }
+    out.write(msgspec.json.encode(line).decode() + "\n")
+
+
+def _show(episodes: list[Transition], settings: Settings) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("opened (UTC)", "rule", "severity", "key", "lasted"):
+        table.add_column(name)
+    for name in ("peak", "events"):
+        table.add_column(name, justify="right")
+    for episode in episodes:
+        key = ", ".join(str(value) for value in episode.key)
+        table.add_row(
+            _utc(episode.opened_at_ms),
+            episode.rule,
+            settings.rule(episode.rule).severity,
+            _printable(key),
+            spoken(episode.resolves_at_ms - episode.opened_at_ms),
+            str(episode.peak),
+            str(episode.events),
+        )
+    if episodes:
+        Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def _utc(timestamp_ms: int) -> str:
+    moment = datetime.fromtimestamp(timestamp_ms / 1000, UTC)
+    return moment.strftime("%Y-%m-%d %H:%M:%S.") + f"{timestamp_ms % 1000:03}"
+
+
+def _printable(text: str) -> str:
+    """A key comes from events: control characters in it must not reach a terminal."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

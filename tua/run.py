@@ -1,0 +1,34 @@
+"""`tua run`: the job with its recovery store prepared."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import typer
+
+from dataflows.state_directory import RECOVERY_PARTS, StateDirectory, StateDirectoryError
+from tua.configuration import ConfigOption, config_path, load_or_exit, show
+
+EPOCH_S = 1
+"""After a crash about one epoch of records is read again."""
+
+
+def run(config: ConfigOption = None) -> None:
+    """Run the job until SIGTERM or Ctrl-C, which stop it cleanly with exit code 0."""
+    path = config_path(config)
+    settings = load_or_exit(path)
+    show(settings.notes)
+    try:
+        recovery = StateDirectory(settings.state.directory).recovery
+    except StateDirectoryError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
+    if not any(recovery.glob("part-*.sqlite3")):
+        recovery.mkdir(mode=0o700, exist_ok=True)
+        subprocess.run([sys.executable, "-m", "bytewax.recovery", str(recovery), str(RECOVERY_PARTS)], check=True)
+    os.environ["TUA_CONFIG"] = str(path)
+    # In place of this process, so that signals and the exit code are the job's own.
+    arguments = ["-m", "bytewax.run", "dataflows.activity_alerts", "-r", str(recovery), "-s", str(EPOCH_S), "-b", "0"]
+    os.execv(sys.executable, [sys.executable, *arguments])
