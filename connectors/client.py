@@ -1,0 +1,97 @@
+"""What all Kafka clients of the job share: properties, error logging, and waiting for the brokers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
+
+from settings import KafkaSettings
+
+log = structlog.get_logger()
+
+_SAID_AGAIN_S = 10.0
+
+
+class Stopped(Exception):
+    """The job was asked to stop while it waited."""
+
+
+class ConnectionLog:
+    """Says once that the brokers are gone, again every ten seconds while they stay away, and once that they are back.
+
+    Instances are librdkafka `error_cb`s; `back()` is called when something came from a broker.
+    """
+
+    def __init__(self, client: str) -> None:
+        self._client = client
+        self._away_since: float | None = None
+        self._said = 0.0
+
+    def __call__(self, error: KafkaError) -> None:
+        now = time.monotonic()
+        if error.code() in (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._RESOLVE):
+            if self._away_since is None:
+                self._away_since = now
+            elif now - self._said < _SAID_AGAIN_S:
+                return
+            self._said = now
+            log.warning(
+                "no connection to Kafka; trying again until it is back",
+                client=self._client,
+                away_s=round(now - self._away_since),
+                error=error.str(),
+            )
+        else:
+            log.warning("Kafka client", client=self._client, error=error.str())
+
+    def back(self) -> None:
+        if self._away_since is not None:
+            log.info("Kafka is back", client=self._client, away_s=round(time.monotonic() - self._away_since))
+            self._away_since = None
+
+
+def client_config(kafka: KafkaSettings, client: str, errors: ConnectionLog, **more: Any) -> dict[str, Any]:
+    """librdkafka's properties for one client of the job; the user's own come last, but for `more`."""
+    return {
+        "client.id": f"tua-{client}",
+        # A broker that is away is tried again soon: an alert can't come from a record that wasn't fetched.
+        "reconnect.backoff.ms": 50,
+        "reconnect.backoff.max.ms": 2000,
+        "socket.connection.setup.timeout.ms": 5000,
+        "log_level": 0,
+        **kafka.client_properties(),
+        "error_cb": errors,
+        **{name.replace("_", "."): value for name, value in more.items()},
+    }
+
+
+def wait_for_brokers(kafka: KafkaSettings, stopping: Callable[[], bool]) -> AdminClient:
+    """An admin client that has reached the cluster. Tries until it has, and says so; raises Stopped when asked to."""
+    errors = ConnectionLog("admin")
+    admin = AdminClient(client_config(kafka, "admin", errors))
+    started = said = time.monotonic()
+    while True:
+        try:
+            admin.list_topics(timeout=1)
+        except KafkaException as error:
+            reason = error.args[0].str()
+            now = time.monotonic()
+            if said == started or now - said >= _SAID_AGAIN_S:
+                said = now
+                log.warning(
+                    "waiting for Kafka",
+                    brokers=kafka.bootstrap_servers,
+                    waited_s=round(now - started),
+                    error=reason,
+                    hint="is it running, and is kafka.bootstrap_servers right?",
+                )
+        else:
+            errors.back()
+            return admin
+        if stopping():
+            raise Stopped

@@ -1,0 +1,138 @@
+"""One source partition as the job reads it: how far it is, what waits, and whether it is idle."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from detection.intake import Record
+from detection.rules import Topic
+from detection.watermarks import NEVER, PartitionState
+
+VERIFIED_FOR_S = 15.0
+"""How long a broker's answer that there is nothing more may be relied on."""
+_COMING_S = 0.5
+
+
+class _Waiting(NamedTuple):
+    records: Sequence[Record]
+    size: int
+    topic_id: str | None
+    begins: bool
+    """Whether a log begins anew with these."""
+
+
+class Partition:
+    """Position and event time of one partition. Times named `_s` are of a monotonic clock.
+
+    `next_offset` and `highest_ms` are what has been passed on to the flow, and what a snapshot holds: next_offset is
+    None before anything is known. `expected` is the next offset to come from the broker; what lies between is in
+    `waiting`. `topic_id` is the id of the topic that next_offset belongs to, `reading_id` of the one being read.
+    """
+
+    def __init__(
+        self, topic: Topic, number: int, next_offset: int | None, highest_ms: int, topic_id: str | None, now_s: float
+    ) -> None:
+        self.topic, self.number = topic, number
+        self.topic_id = self.reading_id = topic_id
+        self.next_offset, self.highest_ms = next_offset, highest_ms
+        self.expected = next_offset
+        self.waiting: deque[_Waiting] = deque()
+        self.waiting_bytes = 0
+        self.committed: int | None = None
+        self._begins = False
+        self._quiet_since_s = now_s
+        self._asked_s = self._answered_s = -1.0e9
+        self._end_at_start: int | None = None
+        self._end: int | None = None
+        self._seen_to = -1
+
+    def arrived(self, records: Sequence[Record], size: int, now_s: float) -> None:
+        """Records came, in log order; `size` is that of their values in bytes."""
+        self.waiting.append(_Waiting(records, size, self.reading_id, self._begins))
+        self.waiting_bytes += size
+        self._begins = False
+        self.expected = records[-1][2] + 1
+        self._quiet_since_s = now_s
+
+    @property
+    def next_ms(self) -> int:
+        """The record timestamp of what has waited longest."""
+        return self.waiting[0].records[0][1]
+
+    def take(self, until_ms: int | None = None) -> Sequence[Record]:
+        """The records that have waited longest, now passed on; `highest_ms` is still the value before them.
+
+        With `until_ms` only those before the first with a later record timestamp.
+        """
+        waiting = self.waiting.popleft()
+        if until_ms is not None and waiting.records[-1][1] > until_ms:
+            count = next(index for index, record in enumerate(waiting.records) if record[1] > until_ms)
+            now, later = waiting.records[:count], waiting.records[count:]
+            size = waiting.size * count // len(waiting.records)
+            self.waiting.appendleft(waiting._replace(records=later, size=waiting.size - size, begins=False))
+            waiting = waiting._replace(records=now, size=size)
+        self.waiting_bytes -= waiting.size
+        if waiting.begins:
+            self.highest_ms = NEVER
+        self.topic_id = waiting.topic_id
+        self.next_offset = waiting.records[-1][2] + 1
+        return waiting.records
+
+    def reached_end(self, offset: int) -> None:
+        """The broker had nothing at `offset` and beyond; transaction markers may lie before it."""
+        self._seen_to = offset
+
+    def end_is(self, offset: int, asked_s: float) -> None:
+        """The broker's end offset, as asked for at `asked_s`."""
+        if self._end_at_start is None:
+            self._end_at_start = offset
+        self._end, self._asked_s = offset, asked_s
+
+    def begin_anew(self, topic_id: str | None, now_s: float) -> None:
+        """What comes next is the log of another topic of the same name."""
+        self._begins = True
+        self.reading_id = topic_id
+        self.expected = self._end = self._end_at_start = None
+        self._seen_to = -1
+        self._quiet_since_s = now_s
+
+    def wants_verifying(self, now_s: float) -> bool:
+        """Whether the broker should be asked for the end offset."""
+        if self._end_at_start is None:
+            return True
+        quiet = now_s - self._quiet_since_s >= self.topic.idle_timeout_ms / 1000
+        return quiet and now_s - self._asked_s >= VERIFIED_FOR_S / 3
+
+    def is_idle(self, now_s: float) -> bool:
+        """Nothing new for the idle timeout, and the broker says that there is nothing more.
+
+        A broker that can't be reached says nothing, and silence is not taken for calm.
+        """
+        quiet = now_s - self._quiet_since_s >= self.topic.idle_timeout_ms / 1000
+        verified = now_s - self._asked_s <= VERIFIED_FOR_S and self._asked_s > self._quiet_since_s
+        return quiet and verified and not self.waiting and self._end is not None and self._read_to() >= self._end
+
+    @property
+    def caught_up(self) -> bool:
+        """All that was there when the job started has been passed on."""
+        return self._end_at_start is not None and self._passed_on() >= self._end_at_start
+
+    def is_coming(self, now_s: float) -> bool:
+        """The broker has more of what was there at the start, and is about to send it."""
+        if self.waiting or now_s - self._quiet_since_s > _COMING_S:
+            return False
+        return self._end_at_start is None or self._read_to() < self._end_at_start
+
+    def state(self, partitions: int, now_ms: int, now_s: float) -> PartitionState:
+        """What the watermark is made of."""
+        return PartitionState(
+            self.topic.name, self.number, self.highest_ms, self.is_idle(now_s), self.caught_up, partitions, now_ms
+        )
+
+    def _read_to(self) -> int:
+        return max(self.expected or 0, self._seen_to)
+
+    def _passed_on(self) -> int:
+        return self.next_offset or 0 if self.waiting else self._read_to()

@@ -1,0 +1,223 @@
+"""The input of the flow: Kafka partitions behind a fixed number of slots, judged and sorted into shards.
+
+The names of a source's parts are part of the recovery format, and Kafka partitions come and go. So the parts are
+slots, and a Kafka partition belongs to slot `(crc32(topic) + partition) % SLOTS`. Each slot emits only the records of
+its own partitions, within its own epochs: a neighbour's stay in the neighbour's queue.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+from zlib import crc32
+
+import msgspec
+import structlog
+from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
+
+from connectors.partition import Partition
+from connectors.poller import Place, Poller, Position
+from detection.intake import Rejected, TopicIntake
+from detection.rules import CountRule, Topic
+from detection.shard import ShardBatch
+from detection.watermarks import NEVER, PartitionState
+
+log = structlog.get_logger()
+
+SLOTS = 16
+"""Number of slots; part of the recovery format, and the upper bound of processes that read."""
+
+_IDLE = dt.timedelta(milliseconds=5)
+_PAUSED = dt.timedelta(milliseconds=100)
+_SIDE_BY_SIDE_MS = 250
+
+
+class Arrivals(NamedTuple):
+    """What one call of a slot gives to the flow.
+
+    `batches`: rows by shard. `rejected`: (topic, record). `states`: of the slot's partitions as they were when
+    the last epoch ended, so that everything before them has been counted when they are looked at.
+    """
+
+    batches: list[ShardBatch]
+    rejected: list[tuple[str, Rejected]]
+    states: list[PartitionState]
+
+
+class SlotState(msgspec.Struct, array_like=True):
+    """What a slot's snapshot holds: the versions of the rules, and how far each partition has been passed on."""
+
+    format: int
+    rules: dict[str, str]
+    positions: list[tuple[Place, Position]]
+
+
+_FORMAT = 1
+
+
+class KafkaSource(FixedPartitionedSource[Arrivals, bytes]):
+    """Reads the topics of `rules`.
+
+    `connect` makes the process's poller. `stopping` ends the input at the next call, `paused` holds it up.
+    """
+
+    def __init__(
+        self,
+        topics: Sequence[Topic],
+        rules: Sequence[CountRule],
+        connect: Callable[[], Poller],
+        *,
+        now_ms: Callable[[], int],
+        monotonic: Callable[[], float],
+        stopping: Callable[[], bool],
+        paused: Callable[[], bool],
+    ) -> None:
+        self.topics, self.rules = topics, rules
+        self.now_ms, self.monotonic, self.stopping, self.paused = now_ms, monotonic, stopping, paused
+        self._connect = connect
+        self._of_worker = threading.local()
+
+    def list_parts(self) -> list[str]:
+        return [f"in{number:02}" for number in range(SLOTS)]
+
+    def build_part(self, step_id: str, for_part: str, resume_state: bytes | None) -> Slot:
+        state = msgspec.msgpack.decode(resume_state, type=SlotState) if resume_state else None
+        return Slot(self, int(for_part.removeprefix("in")), state)
+
+    def reader(self) -> Reader:
+        """What the slots of one worker share; each worker of a process is a thread."""
+        if not hasattr(self._of_worker, "reader"):
+            self._of_worker.reader = Reader(self._connect(), self.topics, self.rules)
+        reader: Reader = self._of_worker.reader
+        return reader
+
+
+class Reader:
+    """The consumer and the compiled rules that the slots of one worker share."""
+
+    def __init__(self, poller: Poller, topics: Sequence[Topic], rules: Sequence[CountRule]) -> None:
+        self.poller = poller
+        self.intakes = {topic.name: TopicIntake(topic, rules) for topic in topics}
+        self.open_slots = 0
+        self._rules = {rule.name: rule for rule in rules}
+        self._said: set[str] = set()
+
+    def backlog_until(self, partition: Partition, now_s: float) -> int | None:
+        """How far a partition's backlog may be passed on now, so that partitions stay side by side in event time.
+
+        A key's events may lie on several partitions. Reading one far ahead of another would raise an alert for
+        each part of an episode, to be merged when the rest comes. What is new since the start never waits: None.
+        """
+        if partition.caught_up:
+            return None
+        others = [other for other in self.poller.partitions.values() if other is not partition]
+        if any(other.is_coming(now_s) for other in others):
+            return NEVER
+        return min((other.next_ms + _SIDE_BY_SIDE_MS for other in others if other.waiting), default=None)
+
+    def compare_rules(self, state: SlotState) -> None:
+        """Say which rules are not those that the stored state was made by."""
+        reached = max((highest_ms for _, (_, highest_ms, _) in state.positions), default=NEVER)
+        for name, rule in self._rules.items():
+            if state.rules.get(name) != rule.version and state.positions and name not in self._said:
+                self._said.add(name)
+                log.warning(
+                    "the rule changed" if name in state.rules else "the rule is new",
+                    rule=name,
+                    counts="start empty",
+                    complete_from=_iso(reached + rule.window_ms),
+                )
+        for name in sorted(state.rules.keys() - self._rules.keys() - self._said):
+            self._said.add(name)
+            log.warning("the rule is gone: its state is dropped, its open alerts end as cancelled", rule=name)
+
+    def versions(self) -> dict[str, str]:
+        return {name: rule.version for name, rule in self._rules.items()}
+
+
+class Slot(StatefulSourcePartition[Arrivals, bytes]):
+    def __init__(self, source: KafkaSource, number: int, state: SlotState | None) -> None:
+        self._source, self._number = source, number
+        self._reader = source.reader()
+        self._reader.open_slots += 1
+        self._stored: dict[Place, Position] = {}
+        if state is not None:
+            if state.format != _FORMAT:
+                raise ValueError(f"the source's state has format {state.format}; this version of tua reads {_FORMAT}")
+            self._stored = dict(state.positions)
+            self._reader.compare_rules(state)
+        self._own: dict[Place, Partition] = {}
+        self._epoch_ended = False
+        self._wake_after: dt.timedelta | None = None
+
+    def next_batch(self) -> list[Arrivals]:
+        if self._source.stopping():
+            raise StopIteration
+        poller = self._reader.poller
+        arrivals = Arrivals([], [], [])
+        self._claim(poller.counts)
+        if self._epoch_ended:
+            # Asked for more after a snapshot: the epoch that it ended is durable now.
+            self._epoch_ended = False
+            poller.commit(self._own.values())
+            now_ms, now_s = self._source.now_ms(), self._source.monotonic()
+            arrivals.states.extend(
+                partition.state(poller.counts[partition.topic.name], now_ms, now_s) for partition in self._own.values()
+            )
+        if self._source.paused():
+            self._wake_after = _PAUSED
+            return [arrivals] if arrivals.states else []
+        poller.poll()
+        waiting = [partition for partition in self._own.values() if partition.waiting]
+        if waiting:
+            # One batch a call, from the partition that is furthest behind.
+            self._emit(min(waiting, key=lambda partition: partition.next_ms), arrivals)
+        self._wake_after = None if any(arrivals) else _IDLE
+        return [arrivals] if any(arrivals) else []
+
+    def next_awake(self) -> dt.datetime | None:
+        now = dt.datetime.now(dt.UTC)
+        return now + self._wake_after if self._wake_after else now
+
+    def snapshot(self) -> bytes:
+        self._epoch_ended = True
+        # What was stored for partitions that are not there (yet) is kept.
+        positions = self._stored | {
+            place: (partition.next_offset, partition.highest_ms, partition.topic_id)
+            for place, partition in self._own.items()
+            if partition.next_offset is not None
+        }
+        return msgspec.msgpack.encode(SlotState(_FORMAT, self._reader.versions(), list(positions.items())))
+
+    def close(self) -> None:
+        self._reader.open_slots -= 1
+        if self._reader.open_slots == 0:
+            self._reader.poller.close()
+
+    def _claim(self, counts: Mapping[str, int]) -> None:
+        """Take on the partitions of this slot, also those that topics grew by meanwhile."""
+        for topic in self._source.topics:
+            first = (self._number - crc32(topic.name.encode())) % SLOTS
+            for number in range(first, counts.get(topic.name, 0), SLOTS):
+                place = (topic.name, number)
+                if place not in self._own:
+                    self._own[place] = self._reader.poller.add(*place, self._stored.get(place))
+
+    def _emit(self, partition: Partition, arrivals: Arrivals) -> None:
+        until_ms = self._reader.backlog_until(partition, self._source.monotonic())
+        if until_ms is not None and partition.next_ms > until_ms:
+            return
+        records = partition.take(until_ms)
+        topic = partition.topic.name
+        taken = self._reader.intakes[topic].take(partition.number, records, partition.highest_ms)
+        partition.highest_ms = taken.highest_ms
+        arrivals.rejected.extend((topic, rejected) for rejected in taken.rejected)
+        arrivals.batches.extend(
+            ShardBatch(shard, partition.number, taken.lowest_ms, rows) for shard, rows in taken.rows.items()
+        )
+
+
+def _iso(timestamp_ms: int) -> str:
+    return dt.datetime.fromtimestamp(max(0, timestamp_ms) / 1000, dt.UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,84 @@
+"""Positions and idleness of one partition. L = lateness, idle timeout 30 s, times in seconds of a monotonic clock."""
+
+import pytest
+
+from connectors.partition import Partition
+from detection.rules import Topic
+from detection.watermarks import NEVER
+
+TOPIC = Topic("products", lateness_ms=2_000, idle_timeout_ms=30_000)
+
+
+def record(offset: int, timestamp: int = 1_000) -> tuple[bytes, int, int, None]:
+    return b"{}", timestamp, offset, None
+
+
+def partition(next_offset: int | None = None, topic_id: str | None = "a") -> Partition:
+    return Partition(TOPIC, 0, next_offset, NEVER, topic_id, now_s=0.0)
+
+
+def test_a_snapshot_holds_what_was_passed_on_and_not_what_waits() -> None:
+    read = partition()
+    read.arrived([record(0), record(1)], 4, 1.0)
+    read.arrived([record(2)], 2, 1.0)
+    assert (read.next_offset, read.expected) == (None, 3)
+    read.take()
+    assert (read.next_offset, read.expected, read.waiting_bytes) == (2, 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("quiet_until", "asked", "end", "idle"),
+    [
+        pytest.param(29.0, 29.0, 1, False, id="not quiet for long enough"),
+        pytest.param(40.0, 39.0, 1, True, id="quiet and the broker has no more"),
+        pytest.param(40.0, 39.0, 2, False, id="quiet, but the broker has more: the job is behind"),
+        pytest.param(90.0, 40.0, 1, False, id="the broker has not been heard of for long: silence is not calm"),
+    ],
+)
+def test_idle_is_what_the_broker_confirms(quiet_until: float, asked: float, end: int, idle: bool) -> None:
+    read = partition()
+    read.arrived([record(0)], 2, 1.0)
+    read.take()
+    read.end_is(end, asked)
+    assert read.is_idle(quiet_until) is idle
+
+
+def test_not_idle_while_records_wait_to_be_passed_on() -> None:
+    read = partition()
+    read.arrived([record(0)], 2, 1.0)
+    read.end_is(1, 39.0)
+    assert not read.is_idle(40.0)
+
+
+def test_a_transaction_marker_at_the_end_does_not_keep_a_partition_from_being_idle() -> None:
+    read = partition()
+    read.arrived([record(0)], 2, 1.0)
+    read.take()
+    read.end_is(2, 39.0)  # offset 1 is the marker
+    assert not read.is_idle(40.0)
+    read.reached_end(2)
+    assert read.is_idle(40.0)
+    assert read.state(1, 0, 40.0).caught_up
+
+
+def test_caught_up_when_the_end_at_start_has_been_passed_on() -> None:
+    read = partition()
+    assert not read.state(1, 0, 0.0).caught_up, "the end is not known yet"
+    read.end_is(2, 0.0)
+    read.arrived([record(0), record(1)], 4, 1.0)
+    assert not read.state(1, 0, 1.0).caught_up, "read, but not passed on"
+    read.take()
+    read.end_is(100, 2.0)
+    assert read.state(1, 0, 2.0).caught_up, "what came after the start does not matter"
+
+
+def test_a_log_that_begins_anew_forgets_the_event_time_of_the_old_one_but_not_its_records() -> None:
+    read = partition(next_offset=500)
+    read.highest_ms = 9_000
+    read.arrived([record(500)], 2, 1.0)
+    read.begin_anew("b", 2.0)
+    read.arrived([record(0, timestamp=100)], 2, 3.0)
+    read.take()
+    assert (read.highest_ms, read.next_offset, read.topic_id) == (9_000, 501, "a")
+    read.take()
+    assert (read.highest_ms, read.next_offset, read.topic_id) == (NEVER, 1, "b")
