@@ -1,0 +1,35 @@
+"""The job: from orders on Kafka to alerts. `python -m bytewax.run dataflows.activity_alerts`, or `tua run`.
+
+    kafka -> rows by shard -> detect -> outbox -> (beside the flow) log, e-mail, webhook, alerts topic
+      |                         ^
+      +--> watermarks -> clock -+--------- wakes a shard that has something due
+      +--> records that do not count -> rejected topic
+
+The names of the flow and its steps are part of the recovery format: renaming one loses its state.
+"""
+
+from __future__ import annotations
+
+import bytewax.operators as op
+from bytewax.dataflow import Dataflow
+
+from connectors.rejected import RejectedSink
+from dataflows.detect import Detection, shard_name, ticks
+from dataflows.job import Job
+from dataflows.outbox import OutboxSink
+
+job = Job.prepare()
+detection = Detection(job.rules, job.topics, job.settings.state.retention_ms)
+
+flow = Dataflow("activity_alerts")
+arrivals = op.input("kafka", flow, job.source())
+
+rejected = op.flat_map("rejected", arrivals, lambda item: item.rejected)
+op.output("to_rejected", op.key_on("rejected_key", rejected, lambda item: item[0]), RejectedSink(job.settings.kafka))
+
+rows = op.key_on("rows_key", op.flat_map("rows", arrivals, lambda item: item.batches), shard_name)
+news = op.key_on("ticks_key", op.flat_map("ticks", arrivals, ticks), shard_name)
+due = op.stateful_batch("clock", news, detection.clock)
+transitions = op.stateful_batch("detect", op.merge("work", rows, due), detection.detect)
+
+op.output("outbox", op.key_rm("transitions", transitions), OutboxSink(job))

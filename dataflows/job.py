@@ -1,0 +1,120 @@
+"""What the job needs around its flow: settings, state directory, topics, clean stop, delivery."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+import structlog
+
+from actions.base import ActionError
+from actions.dispatcher import Dispatcher
+from actions.registry import ACTION_TYPES
+from actions.store import OutboxError
+from connectors.client import Stopped, wait_for_brokers
+from connectors.clock import WallClock
+from connectors.poller import Poller
+from connectors.publisher import Publisher
+from connectors.source import KafkaSource
+from connectors.topics import TopicError, ensure_topics, topic_ids
+from dataflows.logs import configure_logs
+from dataflows.state_directory import StateDirectory, StateDirectoryError
+from detection.rules import Topic
+from settings import ConfigError, SecretError, Settings, load
+
+log = structlog.get_logger()
+
+
+def config_path() -> Path:
+    return Path(os.environ.get("TUA_CONFIG") or "tua.yaml")
+
+
+class Job:
+    """One process of the job. Made once, when the dataflow module is imported."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.rules = settings.detection_rules()
+        self.topics: tuple[Topic, ...] = tuple({rule.topic.name: rule.topic for rule in self.rules}.values())
+        self.clock = WallClock()
+        self.publisher = Publisher(settings.kafka)
+        self.dispatcher = Dispatcher(settings, self.publisher.publish, now_ms=self.clock.now_ms)
+        self._partitions: dict[str, int] = {}
+        self._topic_ids: dict[str, str] = {}
+        self._stopping = False
+
+    @classmethod
+    def prepare(cls) -> Job:
+        """Read the settings, take the state directory, begin to deliver what waits, reach the brokers, have the topics.
+
+        Ends the process with 1 and a clear text where that can't be done, and with 0 when asked to stop meanwhile.
+        """
+        configure_logs()
+        try:
+            settings = load(config_path(), ACTION_TYPES)
+            StateDirectory(settings.state.directory).lock(sys.argv)
+            job = cls(settings)
+        except ConfigError as error:
+            _fail("\n".join(map(str, error.problems)))
+        except (StateDirectoryError, OutboxError, ActionError, SecretError) as error:
+            _fail(str(error))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, job._stop)
+        try:
+            job._find_topics()
+        except Stopped:
+            log.info("stopped before Kafka was reached")
+            job.close()
+            raise SystemExit(0) from None
+        except TopicError as error:
+            job.close()
+            _fail(str(error))
+        return job
+
+    def source(self) -> KafkaSource:
+        return KafkaSource(
+            self.topics,
+            self.rules,
+            lambda: Poller(
+                self.settings.kafka,
+                {topic.name: topic for topic in self.topics},
+                self._partitions,
+                self._topic_ids,
+                self.clock.now_ms,
+            ),
+            now_ms=self.clock.now_ms,
+            monotonic=time.monotonic,
+            stopping=lambda: self._stopping,
+            paused=lambda: self.dispatcher.full,
+        )
+
+    def close(self) -> None:
+        """Give deliveries in flight a moment; what is left stays in the outbox."""
+        self.dispatcher.close()
+        self.publisher.close()
+
+    def _find_topics(self) -> None:
+        admin = wait_for_brokers(self.settings.kafka, lambda: self._stopping)
+        ensure_topics(admin, self.settings, lambda: self._stopping)
+        names = [topic.name for topic in self.topics]
+        self._topic_ids = topic_ids(admin, names)
+        there = admin.list_topics(timeout=10).topics
+        self._partitions = {name: len(there[name].partitions) for name in names}
+        log.info("watching", topics=self._partitions, rules=[rule.name for rule in self.rules])
+
+    def _stop(self, number: int, _frame: FrameType | None) -> None:
+        """The source sees the flag at its next call and ends the input: last snapshot, exit 0."""
+        log.info("stopping", signal=signal.Signals(number).name)
+        self._stopping = True
+        # A second signal ends the process at once.
+        signal.signal(number, signal.SIG_DFL)
+
+
+def _fail(text: str) -> NoReturn:
+    print(text, file=sys.stderr)
+    raise SystemExit(1)

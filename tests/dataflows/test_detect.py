@@ -1,0 +1,86 @@
+"""The steps of the flow around a shard, without Bytewax and Kafka."""
+
+from connectors.source import Arrivals
+from dataflows.detect import Detection, Tick, Wake, shard_name, ticks
+from detection.keys import SHARDS
+from detection.rules import CountRule, Topic
+from detection.shard import ShardBatch
+from detection.watermarks import PartitionState
+
+TOPIC = Topic("products", lateness_ms=0)
+RULE = CountRule("hot", TOPIC, ("name",), threshold=2, window_ms=1_000)
+
+
+def detection(*rules: CountRule) -> Detection:
+    return Detection(rules, [TOPIC], retention_ms=3_600_000)
+
+
+def batch(*rows: tuple[str, int, int]) -> ShardBatch:
+    return ShardBatch(shard=7, partition=0, lowest_ms=0, rows={0: list(rows)})
+
+
+def at(highest_ms: int) -> Tick:
+    return Tick(7, [PartitionState("products", 0, highest_ms, False, True, 1, 0)])
+
+
+def test_the_clock_wakes_only_a_shard_that_has_something_due() -> None:
+    job = detection(RULE)
+    step = job.detect(None)
+    opened, _ = step.on_batch([batch(("Nokia", 100, 0), ("Nokia", 200, 1))])
+    assert [transition.status for transition in opened] == ["opened"]
+    assert list(job.clock(None).on_batch([at(1_100)])[0]) == [], "an event at the end would still touch"
+    assert list(job.clock(None).on_batch([at(1_101)])[0]) == [Wake(7)]
+    resolved, _ = step.on_batch([Wake(7)])
+    assert [transition.status for transition in resolved] == ["resolved"]
+    assert list(job.clock(None).on_batch([at(1_102)])[0]) == []
+
+
+def test_the_clock_keeps_nothing_to_snapshot() -> None:
+    assert detection(RULE).clock(None).on_batch([at(1)])[1] is True
+
+
+def test_ticks_reach_every_shard_and_only_when_there_is_news() -> None:
+    assert ticks(Arrivals([], [], [])) == []
+    states = at(5).states
+    assert [shard_name(tick) for tick in ticks(Arrivals([], [], states))] == [f"s{n:02}" for n in range(SHARDS)]
+
+
+def test_a_restored_shard_is_woken_without_any_event() -> None:
+    before = detection(RULE)
+    step = before.detect(None)
+    step.on_batch([batch(("Nokia", 100, 0), ("Nokia", 200, 1))])
+    after = detection(RULE)
+    restored = after.detect(step.snapshot())
+    assert list(after.clock(None).on_batch([at(5_000)])[0]) == [Wake(7)]
+    assert [transition.status for transition in restored.on_batch([Wake(7)])[0]] == ["resolved"]
+
+
+def test_a_changed_rule_starts_empty_and_its_open_alerts_end_as_cancelled() -> None:
+    step = detection(RULE).detect(None)
+    (opened,), _ = step.on_batch([batch(("Nokia", 100, 0), ("Nokia", 200, 1))])
+    other = CountRule("hot", TOPIC, ("name",), threshold=3, window_ms=1_000)
+    changed = detection(other).detect(step.snapshot())
+    assert changed.notify_at() is not None
+    (cancelled,), _ = changed.on_notify()
+    assert (cancelled.alert_id, cancelled.rule_version) == (opened.alert_id, RULE.version)
+    assert (cancelled.status, cancelled.cancelled, cancelled.sequence) == ("resolved", True, 2)
+    assert changed.notify_at() is None
+    assert changed.on_notify()[0] == []
+    assert changed.on_batch([batch(("Nokia", 300, 2), ("Nokia", 300, 3))])[0] == []
+
+
+def test_a_rule_that_only_changed_its_place_among_others_keeps_its_state() -> None:
+    other = CountRule("other", TOPIC, ("name",), threshold=9, window_ms=1_000)
+    step = detection(RULE, other).detect(None)
+    step.on_batch([batch(("Nokia", 100, 0))])
+    moved = detection(other, RULE).detect(step.snapshot())
+    rows = ShardBatch(shard=7, partition=0, lowest_ms=0, rows={1: [("Nokia", 200, 1)]})
+    assert [transition.status for transition in moved.on_batch([rows])[0]] == ["opened"]
+
+
+def test_state_of_another_format_is_refused_and_not_guessed_at() -> None:
+    import msgspec
+    import pytest
+
+    with pytest.raises(ValueError, match="format 99"):
+        detection(RULE).detect(msgspec.msgpack.encode((99, 7, {})))
