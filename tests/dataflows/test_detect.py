@@ -1,5 +1,7 @@
 """The steps of the flow around a shard, without Bytewax and Kafka."""
 
+import pytest
+
 from connectors.source import Arrivals
 from dataflows.detect import Detection, Tick, Wake, shard_name, ticks
 from detection.keys import SHARDS
@@ -79,8 +81,5 @@ def test_a_rule_that_only_changed_its_place_among_others_keeps_its_state() -> No
 
 
 def test_state_of_another_format_is_refused_and_not_guessed_at() -> None:
-    import msgspec
-    import pytest
-
     with pytest.raises(ValueError, match="format 99"):
         detection(RULE).detect(msgspec.msgpack.encode((99, 7, {})))

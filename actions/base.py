@@ -1,0 +1,119 @@
+"""What every action is made of. An action is one file that subclasses Action and ActionSettings.
+
+ActionError   an action cannot be built from its settings; the text says how to mend it and holds no secret
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from ipaddress import ip_address
+from typing import ClassVar, Generic, TypeVar
+
+from actions.alert import Alert
+from settings.actions import ActionSettings
+
+SettingsT_co = TypeVar("SettingsT_co", bound=ActionSettings, covariant=True)
+
+
+class ActionError(ValueError):
+    """An action cannot be built: its secret cannot be read, or what it refers to is no usable value."""
+
+
+def delivery_id(alert_id: str, sequence: int, action: str, recipient: str) -> str:
+    """The name of a delivery, the same in every attempt and on every replay.
+
+    Hexadecimal, so without a dot: Standard Webhooks signs `id.timestamp.body`, which a dot would make ambiguous.
+    """
+    identity = "\0".join((alert_id, str(sequence), action, recipient))
+    return hashlib.blake2b(identity.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host's name or address stays on this machine, so that nobody can listen on the way."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One transition on its way to one recipient. `attempt` counts from 1; `made_at_ms` is wall clock."""
+
+    id: str
+    alert_id: str
+    sequence: int
+    action: str
+    recipient: str
+    body: bytes
+    made_at_ms: int
+    attempt: int = 1
+
+    @cached_property
+    def alert(self) -> Alert:
+        """The alert of an action for people. Raises ValueError for a body that is none."""
+        return Alert.model_validate_json(self.body)
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """The recipient took it. `detail` is what it answered, short and without secrets."""
+
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Retry:
+    """It did not work, but may later. `after_ms` is how long the recipient asked to be left alone."""
+
+    detail: str
+    after_ms: int | None = None
+
+
+@dataclass(frozen=True)
+class Refused:
+    """It will never work: the delivery is dead-lettered. `disable`: the whole target wants nothing more."""
+
+    detail: str
+    disable: bool = False
+
+
+Outcome = Delivered | Retry | Refused
+
+
+class Action(ABC, Generic[SettingsT_co]):
+    """Delivers alerts to one target. Lives in the sender's thread; `deliver` runs many times at once there.
+
+    `deliver` returns an Outcome. Whatever it raises counts as Retry, and so does exceeding `time_limit_s`,
+    which bounds an attempt in total, however slowly the other side drips; it must stand being cancelled.
+    """
+
+    settings_type: ClassVar[type[ActionSettings]]
+    concurrency: ClassVar[int] = 8
+    time_limit_s: float = 30.0
+    gives_up: ClassVar[bool] = True
+
+    def __init__(
+        self, name: str, settings: SettingsT_co, now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+    ) -> None:
+        """`now_ms` is the wall clock. Raises ActionError where a secret cannot be had or is of no use."""
+        self.name = name
+        self.settings = settings
+        self._now_ms = now_ms
+
+    def recipients(self) -> tuple[str, ...]:
+        """Display forms, free of secrets. Each recipient gets deliveries of its own."""
+        return (self.name,)
+
+    @abstractmethod
+    async def deliver(self, delivery: Delivery) -> Outcome:
+        """Make one attempt."""
+
+    async def close(self) -> None:
+        """Let go of connections that are kept open."""
+        return

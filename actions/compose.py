@@ -1,0 +1,153 @@
+"""From a transition that is news to its alert JSON, and to the list of who gets it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import structlog
+
+from actions import metrics
+from actions.alert import Alert, Evidence, iso
+from actions.base import Action
+from actions.identity import News
+from actions.outbox import Composed
+from actions.topic import ALERTS
+from detection.durations import spoken
+from detection.rules import Scalar
+from detection.transitions import Transition
+from settings import RuleSettings, Settings
+from settings.actions import ActionSettings
+from settings.templates import Template, compile_template
+
+_log = structlog.get_logger()
+
+
+class Composer:
+    """Composes by the rules of the present configuration.
+
+    A transition of another version of a rule (it was changed or removed, so its alerts end as cancelled) is
+    composed from what was told of the alert before, and a removed rule's goes to `actions_of(alert id)`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        actions: Mapping[str, Action[ActionSettings]],
+        actions_of: Callable[[str], list[str]],
+    ) -> None:
+        versions = {rule.name: rule.version for rule in settings.detection_rules()}
+        self._rules = {rule.name: (rule, versions[rule.name]) for rule in settings.rules}
+        self._templates = {
+            rule.name: (compile_template(rule.message), compile_template(rule.resolved_message))
+            for rule in settings.rules
+        }
+        self._actions = actions
+        self._configured = frozenset(settings.actions)
+        self._actions_of = actions_of
+        self._failed: set[str] = set()
+
+    def __call__(self, news: News) -> Composed | None:
+        """None (which is logged) where neither the configuration nor the outbox knows what it is about."""
+        t = news.transition
+        rule, version = self._rules.get(t.rule, (None, None))
+        if rule is not None and version == t.rule_version:
+            alert = self._alert(t, rule)
+        elif news.previous:
+            alert = _from_previous(t, Alert.model_validate_json(news.previous))
+        else:
+            _log.warning("An alert of a rule that is gone ended, and nothing is known of it", alert=t.alert_id)
+            return None
+        return Composed(alert.to_json(), tuple(self._to(t, rule)))
+
+    def _to(self, t: Transition, rule: RuleSettings | None) -> list[tuple[str, str]]:
+        names: list[str] = []
+        if t.told:
+            names = list(rule.actions) if rule is not None else self._actions_of(t.alert_id)
+        wanted = [self._actions[name] for name in names if name in self._configured]
+        internal = self._actions[ALERTS]
+        return [
+            (action.name, recipient)
+            for action in (internal, *wanted)
+            if t.status in action.settings.send
+            for recipient in action.recipients()
+        ]
+
+    def _alert(self, t: Transition, rule: RuleSettings) -> Alert:
+        key = dict(zip(rule.key, t.key, strict=True))
+        return Alert(
+            id=t.alert_id,
+            sequence=t.sequence,
+            rule=t.rule,
+            rule_version=t.rule_version,
+            severity=rule.severity,
+            status=t.status,
+            key=key,
+            peak=t.peak,
+            peak_exact=t.peak_exact,
+            events=t.events,
+            threshold=rule.count.threshold,
+            window_ms=rule.count.window_ms,
+            opened_at=t.opened_at_ms,
+            resolves_at=t.resolves_at_ms,
+            message=self._message(t, rule, key),
+            evidence=_evidence(t),
+            merged_into=t.merged_into,
+            cancelled=t.cancelled,
+            reopened=t.reopened,
+        )
+
+    def _message(self, t: Transition, rule: RuleSettings, key: dict[str, Scalar]) -> str:
+        template: Template = self._templates[rule.name][t.status == "resolved"]
+        try:
+            return template.render(
+                {
+                    "key": key,
+                    "count": t.peak,
+                    "peak": t.peak,
+                    "events": t.events,
+                    "threshold": rule.count.threshold,
+                    "window": spoken(rule.count.window_ms),
+                    "rule": rule.name,
+                    "severity": rule.severity,
+                    "opened_at": iso(t.opened_at_ms),
+                    "resolves_at": iso(t.resolves_at_ms),
+                    "duration": spoken(t.resolves_at_ms - t.opened_at_ms),
+                }
+            )
+        except ValueError as error:
+            metrics.RENDERING_ERRORS.labels(rule.name).inc()
+            if rule.name not in self._failed:  # once for each start: a rule that fails may do so at every alert
+                self._failed.add(rule.name)
+                _log.error(
+                    "The message of a rule cannot be made; a plain one is sent", rule=rule.name, error=str(error)
+                )
+            return _plain(t, ", ".join(str(value) for value in key.values()))
+
+
+def _plain(t: Transition, key: str) -> str:
+    return f"{t.rule}: {key[:200]} {t.status}, peak {t.peak}, {t.events} events"
+
+
+def _from_previous(t: Transition, previous: Alert) -> Alert:
+    how = "was cancelled: its rule was changed or removed" if t.cancelled else t.status
+    return previous.model_copy(
+        update={
+            "sequence": t.sequence,
+            "status": t.status,
+            "peak": t.peak,
+            "peak_exact": t.peak_exact,
+            "events": t.events,
+            "opened_at": t.opened_at_ms,
+            "resolves_at": t.resolves_at_ms,
+            "message": f"{t.rule}: {', '.join(str(value) for value in previous.key.values())[:200]} {how}",
+            "evidence": _evidence(t),
+            "merged_into": t.merged_into,
+            "cancelled": t.cancelled,
+            "reopened": t.reopened,
+        }
+    )
+
+
+def _evidence(t: Transition) -> Evidence:
+    source = t.source
+    return Evidence(topic=source.topic, partition=source.partition, offset=source.offset, timestamp=source.timestamp_ms)

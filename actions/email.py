@@ -1,0 +1,144 @@
+"""The e-mail action: one message for each recipient, through an SMTP server."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from contextlib import suppress
+from email.headerregistry import Address
+from typing import Annotated, Literal, Self
+
+import aiosmtplib
+import structlog
+from pydantic import AfterValidator, Field, model_validator
+
+from actions.base import Action, ActionError, Delivered, Delivery, Outcome, Refused, Retry, is_loopback
+from actions.email_message import compose_email
+from settings.actions import ActionSettings
+from settings.problems import Mistake
+from settings.secrets import MaybeSecret, Secret, SecretError, SecretRef
+
+_log = structlog.get_logger()
+
+_PORTS = {"starttls": 587, "implicit": 465, "none": 25}
+
+
+def _address(text: str) -> str:
+    try:
+        address = Address(addr_spec=text)
+    except Exception as error:
+        raise Mistake("this is no e-mail address", "a bare address such as support@example.com") from error
+    if not address.domain or not text.isprintable():
+        raise Mistake("this is no e-mail address", "a bare address such as support@example.com")
+    return text
+
+
+MailAddress = Annotated[str, AfterValidator(_address)]
+
+
+class EmailSettings(ActionSettings):
+    """`port` None: 587 for starttls, 465 for implicit TLS, 25 without TLS."""
+
+    type: Literal["email"] = "email"
+    host: str = "localhost"
+    port: int | None = Field(default=None, ge=1, le=65535)
+    tls: Literal["starttls", "implicit", "none"] = "starttls"
+    username: MaybeSecret | None = None
+    password: SecretRef | None = None
+    sender: MailAddress = Field(alias="from")
+    to: tuple[MailAddress, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _login_is_whole_and_safe(self) -> Self:
+        if (self.username is None) != (self.password is None):
+            missing = "password" if self.password is None else "username"
+            raise Mistake(f"{missing} is missing: username and password go together", at=(missing,))
+        if self.username is not None and self.tls == "none" and not is_loopback(self.host):
+            raise Mistake(
+                "with tls: none the password would cross the network in clear",
+                "use tls: starttls or tls: implicit, or leave username and password out",
+                at=("tls",),
+            )
+        return self
+
+
+class EmailAction(Action[EmailSettings]):
+    """One connection for each message. The password is read at each attempt, so a new one is used at once."""
+
+    settings_type = EmailSettings
+    time_limit_s = 60.0
+    operation_limit_s = 30.0
+    tls_context: ssl.SSLContext | None = None
+
+    def __init__(self, name: str, settings: EmailSettings, now_ms: Callable[[], int]) -> None:
+        super().__init__(name, settings, now_ms)
+        self._login()
+
+    def recipients(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(self.settings.to))
+
+    async def deliver(self, delivery: Delivery) -> Outcome:
+        settings = self.settings
+        if delivery.recipient not in settings.to:
+            return Refused("it is no longer among the recipients of the action")
+        mail = compose_email(delivery, settings.sender, "opened" in settings.send)
+        client = aiosmtplib.SMTP(
+            hostname=settings.host,
+            port=settings.port or _PORTS[settings.tls],
+            timeout=self.operation_limit_s,
+            # Both explicitly: the default would go on in clear where a server does not offer STARTTLS.
+            use_tls=settings.tls == "implicit",
+            start_tls=settings.tls == "starttls",
+            tls_context=self.tls_context,
+        )
+        try:
+            await client.connect()
+            if login := self._login():
+                await client.login(*login)
+            _, answer = await client.send_message(mail, sender=settings.sender, recipients=[delivery.recipient])
+        except ActionError as error:
+            _log.error("The login of the mail server cannot be had", action=self.name, error=str(error))
+            return Retry("the username or password cannot be read")
+        except aiosmtplib.SMTPException as error:
+            return self._judge(error)
+        except OSError as error:
+            return Retry(f"the connection failed ({type(error).__name__})")
+        else:
+            # It is accepted; how the good-bye goes changes nothing.
+            with suppress(aiosmtplib.SMTPException, OSError):
+                await client.quit(timeout=2)
+            return Delivered(answer)
+        finally:
+            client.close()
+
+    def _judge(self, error: aiosmtplib.SMTPException) -> Outcome:
+        if isinstance(error, aiosmtplib.SMTPRecipientsRefused):
+            error = error.recipients[0]
+        if isinstance(error, aiosmtplib.SMTPAuthenticationError):
+            # For every mail the same, and mended by a person: none is given up for it before its time.
+            _log.error(
+                "The mail server does not accept the username and password; no mail goes out until that is mended",
+                action=self.name,
+                code=error.code,
+            )
+            return Retry(f"{error.code} the login was refused")
+        if isinstance(error, aiosmtplib.SMTPResponseException) and error.code >= 400:
+            answer = f"{error.code} {error.message}"
+            return Refused(answer) if error.code >= 500 else Retry(answer)
+        if "STARTTLS" in str(error):
+            _log.error("The mail server does not offer STARTTLS; nothing is sent in clear", action=self.name)
+            return Retry("the server does not offer STARTTLS")
+        return Retry(f"{type(error).__name__}: {error}")
+
+    def _login(self) -> tuple[str, str] | None:
+        settings = self.settings
+        if settings.username is None or settings.password is None:
+            return None
+        try:
+            name = settings.username.resolve() if isinstance(settings.username, Secret) else settings.username
+            password = settings.password.resolve()
+        except SecretError as error:
+            raise ActionError(f"action {self.name}: {error}") from None
+        if name is None or password is None:
+            raise ActionError(f"action {self.name}: {settings.password.source} or that of the username is not set")
+        return name if isinstance(name, str) else name.get_secret_value(), password.get_secret_value()

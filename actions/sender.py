@@ -1,0 +1,259 @@
+"""The sender: one asyncio thread beside the flow that takes due deliveries from the outbox and attempts them.
+
+One task, the clerk, does all the work on the outbox: it writes the outcomes of finished attempts and leases
+the next rows in one transaction. Attempts are tasks of their own, at most `concurrency` of each action at once,
+so an action that is slow, hangs or is dead fills its own places and delays no other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import msgspec
+import structlog
+
+from actions import metrics
+from actions.alert import iso
+from actions.base import Action, Delivered, Outcome, Refused, Retry
+from actions.outbox import LEASE_MS, Leased, Mark
+from actions.spare import SafeOutbox
+from actions.text import cut, escaped
+from settings.actions import ActionSettings
+
+_log = structlog.get_logger()
+
+POLL_MS = 1_000
+RENEW_S = LEASE_MS / 3_000
+PURGE_S = 3_600.0
+MAX_RETRY_AFTER_MS = 3_600_000
+SAY_EVERY_MS = 10_000
+ANSWER_LENGTH = 300
+T = TypeVar("T")
+
+
+class Sender:
+    """Attempts what is in the outbox until it is closed. `now_ms` is the wall clock.
+
+    A target that wants nothing more (HTTP 410) is disabled until the next start: what is for it, then and
+    later, is dead-lettered at once, where it can be seen and redriven.
+    """
+
+    def __init__(
+        self,
+        outbox: SafeOutbox,
+        actions: Mapping[str, Action[ActionSettings]],
+        now_ms: Callable[[], int],
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._outbox = outbox
+        self._actions = actions
+        self._now_ms = now_ms
+        self._jitter = jitter
+        self._disabled: set[str] = set()
+        self._attempts: dict[asyncio.Task[None], Leased] = {}
+        self._marks: list[Mark] = []
+        self._said_ms: dict[str, int] = {}
+        self._closing = False
+        self._grace_s = 0.0
+        self._loop = asyncio.new_event_loop()
+        self._awake = asyncio.Event()
+        # SQLite may wait for another process or a slow disk: not in the loop, whose time-outs must be true.
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="outbox")
+        self._thread = threading.Thread(target=self._run, name="sender", daemon=True)
+
+    def start(self) -> None:
+        """Begin to send."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Something new is in the outbox. From any thread."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._awake.set)
+
+    def close(self, grace_ms: int) -> None:
+        """Start nothing more, give attempts in flight `grace_ms`, write down how they ended, and stop.
+
+        An attempt that is cut short is made again at the next start. Idempotent.
+        """
+        if not self._thread.is_alive():
+            return
+
+        def begin() -> None:
+            self._closing, self._grace_s = True, grace_ms / 1_000
+            self._awake.set()
+
+        self._loop.call_soon_threadsafe(begin)
+        self._thread.join()
+        self._disk.shutdown()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_until_complete(self._clerk())
+        finally:
+            self._loop.close()
+
+    async def _clerk(self) -> None:
+        keeper = asyncio.create_task(self._keep())
+        while not self._closing:
+            try:
+                await self._round()
+            except Exception as error:  # noqa: BLE001 - nothing may end the sender
+                _log.error("The sender stumbled and goes on", error=repr(error))
+                await asyncio.sleep(POLL_MS / 1_000)
+        keeper.cancel()
+        await self._finish()
+
+    async def _round(self) -> None:
+        self._awake.clear()
+        free = {name: action.concurrency for name, action in self._actions.items()}
+        for leased in self._attempts.values():
+            free[leased.delivery.action] -= 1
+        marks = tuple(self._marks)
+        leases, next_due_ms = await self._on_disk(self._outbox.exchange, marks, free)
+        del self._marks[: len(marks)]
+        for leased in leases:
+            task = asyncio.create_task(self._attempt(leased))
+            self._attempts[task] = leased
+        # What other processes put is found by looking; what is due while no place is free comes with a mark.
+        pause_ms = POLL_MS if next_due_ms is None else min(POLL_MS, max(10, next_due_ms - self._now_ms()))
+        if not self._marks:
+            try:
+                async with asyncio.timeout(pause_ms / 1_000):
+                    await self._awake.wait()
+            except TimeoutError:
+                pass
+
+    async def _attempt(self, leased: Leased) -> None:
+        delivery = leased.delivery
+        action = self._actions[delivery.action]
+        outcome: Outcome
+        try:
+            if delivery.action in self._disabled:
+                outcome = Refused("not attempted: the target said before that it wants nothing more")
+            else:
+                async with asyncio.timeout(action.time_limit_s):
+                    outcome = await action.deliver(delivery)
+        except TimeoutError:
+            outcome = Retry(f"no answer within {action.time_limit_s:g} s")
+        except Exception as error:  # noqa: BLE001 - an action's mistake must cost no more than the attempt
+            # Its text may quote anything, a URL with a token in it too.
+            outcome = Retry(f"the action failed with {type(error).__name__}")
+            _log.error("An action failed", action=action.name, error=type(error).__name__)
+        finally:
+            task = asyncio.current_task()
+            assert task is not None
+            self._attempts.pop(task, None)
+        self._marks.append(self._mark(leased, action, outcome))
+        self._awake.set()
+
+    def _mark(self, leased: Leased, action: Action[ActionSettings], outcome: Outcome) -> Mark:
+        answer = cut(escaped(outcome.detail), ANSWER_LENGTH)
+        about: dict[str, Any] = {
+            "action": action.name,
+            "recipient": leased.delivery.recipient,
+            "delivery": leased.delivery.id,
+            "attempt": leased.delivery.attempt,
+        }
+        if isinstance(outcome, Delivered):
+            metrics.DELIVERIES.labels(action.name, "delivered").inc()
+            return Mark(leased, "delivered", answer)
+        if isinstance(outcome, Refused):
+            if outcome.disable and action.name not in self._disabled:
+                self._disabled.add(action.name)
+                _log.error("A target wants nothing more and is disabled until the next start", **about)
+            return self._dead(leased, answer, "refused", action)
+        retry, now_ms = action.settings.retry, self._now_ms()
+        give_up_ms = leased.first_attempt_ms + retry.give_up_ms
+        if action.gives_up and now_ms >= give_up_ms:
+            return self._dead(leased, answer, "gave up", action)
+        if outcome.after_ms is not None:
+            delay_ms = min(outcome.after_ms, MAX_RETRY_AFTER_MS)
+        else:
+            delay_ms = retry.delays_ms[min(leased.failures, len(retry.delays_ms) - 1)]
+            delay_ms = int(delay_ms * (0.9 + 0.2 * self._jitter()))
+        if action.gives_up:
+            delay_ms = min(delay_ms, give_up_ms - now_ms)
+        metrics.DELIVERIES.labels(action.name, "retry").inc()
+        self._say_failing(now_ms, **about, answer=answer, in_ms=delay_ms)
+        return Mark(leased, "waits", answer, delay_ms=delay_ms, asked=outcome.after_ms is not None)
+
+    def _say_failing(self, now_ms: int, *, action: str, **about: object) -> None:
+        # A target that is down fails for everything that waits for it: that is one message, not thousands.
+        if abs(now_ms - self._said_ms.get(action, -SAY_EVERY_MS)) >= SAY_EVERY_MS:
+            self._said_ms[action] = now_ms
+            _log.warning("A delivery did not work and will be tried again", action=action, **about)
+
+    def _dead(self, leased: Leased, answer: str, reason: str, action: Action[ActionSettings] | None) -> Mark:
+        delivery = leased.delivery
+        _log.error(
+            "A delivery is given up",
+            action=delivery.action,
+            recipient=delivery.recipient,
+            delivery=delivery.id,
+            attempts=delivery.attempt,
+            reason=reason,
+            answer=answer,
+        )
+        metrics.DELIVERIES.labels(delivery.action, "dead").inc()
+        letter = None
+        if action is None or action.gives_up:
+            letter = msgspec.json.encode(
+                {
+                    "delivery": delivery.id,
+                    "action": delivery.action,
+                    "recipient": delivery.recipient,
+                    "attempts": delivery.attempt,
+                    "reason": reason,
+                    "last_error": answer,
+                    "made_at": iso(delivery.made_at_ms),
+                    "given_up_at": iso(self._now_ms()),
+                    "alert": msgspec.Raw(delivery.body),
+                }
+            )
+        return Mark(leased, "dead", answer, reason, dead_letter=letter)
+
+    async def _keep(self) -> None:
+        """What has to be done now and then: renew leases, end what nobody can deliver, purge."""
+        loop = asyncio.get_running_loop()
+        purge_at = 0.0
+        while True:
+            try:
+                if loop.time() >= purge_at:
+                    purge_at = loop.time() + PURGE_S
+                    await self._end_strangers()
+                    await self._on_disk(self._outbox.purge)
+                if ids := [leased.delivery.id for leased in self._attempts.values()]:
+                    await self._on_disk(self._outbox.renew, ids)
+            except Exception as error:  # noqa: BLE001 - as in _clerk
+                _log.error("The sender stumbled and goes on", error=repr(error))
+            await asyncio.sleep(RENEW_S)
+
+    async def _end_strangers(self) -> None:
+        strangers = await self._on_disk(self._outbox.strangers, tuple(self._actions))
+        for leased in strangers:
+            answer = leased.row["last_answer"] or ""
+            self._marks.append(self._dead(leased, answer, "its action is no longer configured", None))
+        self._awake.set()
+
+    async def _finish(self) -> None:
+        if self._attempts:
+            await asyncio.wait(self._attempts, timeout=self._grace_s)
+        for task, leased in list(self._attempts.items()):
+            task.cancel()
+            # Due at the next start, without waiting for the lease to run out.
+            self._marks.append(Mark(leased, "waits", "cut short by the end of the job"))
+        try:
+            await self._on_disk(self._outbox.exchange, tuple(self._marks), {})
+            async with asyncio.timeout(2):
+                await asyncio.gather(*(action.close() for action in self._actions.values()), return_exceptions=True)
+        except Exception as error:  # noqa: BLE001 - as in _clerk
+            _log.error("The sender did not stop cleanly", error=repr(error))
+
+    async def _on_disk(self, work: Callable[..., T], *args: Any) -> T:
+        return await self._loop.run_in_executor(self._disk, work, *args)

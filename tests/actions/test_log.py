@@ -1,0 +1,117 @@
+"""The log action: one line for a person or for a program, whatever is in the alert and whoever reads."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from actions.alert import Alert
+from actions.base import Delivered, Delivery, Retry
+from actions.log import LogAction, LogSettings
+from tests.actions.test_alert import ALERT
+from tests.support.delivering import clock_ms
+
+NASTY = ALERT.model_copy(update={"message": "\x1b[2J\x1b]0;owned\x07Nokia\nALERT! forged\r\u202eend\x9b31m"})
+ROOT = Path(__file__).parents[2]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def delivery(alert: Alert = ALERT) -> Delivery:
+    return Delivery("d1", "a1", 1, "log", "log", alert.to_json(), 0)
+
+
+def log() -> LogAction:
+    return LogAction("log", LogSettings(), clock_ms)
+
+
+async def test_on_a_terminal_it_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    alert = ALERT.model_copy(update={"message": "Product 'Nokia' was ordered 20 times within 5 seconds"})
+    assert await log().deliver(delivery(alert)) == Delivered("written")
+    assert sys.stdout.getvalue() == "ALERT! Product 'Nokia' was ordered 20 times within 5 seconds\n"  # type: ignore[union-attr]
+
+
+async def test_elsewhere_it_is_the_alert_as_one_line_of_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    await log().deliver(delivery())
+    text = sys.stdout.getvalue()  # type: ignore[union-attr]
+    assert text.count("\n") == 1
+    assert json.loads(text) == json.loads(ALERT.to_json())
+
+
+@pytest.mark.parametrize("stream", [Terminal, io.StringIO])
+async def test_control_characters_reach_no_terminal(monkeypatch: pytest.MonkeyPatch, stream: type[io.StringIO]) -> None:
+    monkeypatch.setattr(sys, "stdout", stream())
+    await log().deliver(delivery(NASTY))
+    text = sys.stdout.getvalue()  # type: ignore[union-attr]
+    assert text.endswith("\n")
+    assert text[:-1].isprintable()
+    assert "forged" in text
+    if stream is io.StringIO:
+        assert json.loads(text)["message"] == NASTY.message
+
+
+async def test_lines_come_whole_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    action = log()
+    alerts = [ALERT.model_copy(update={"sequence": n}) for n in range(1, 30)]
+    await asyncio.gather(*(action.deliver(delivery(alert)) for alert in alerts))
+    lines = sys.stdout.getvalue().splitlines()  # type: ignore[union-attr]
+    assert [json.loads(line)["sequence"] for line in lines] == list(range(1, 30))
+
+
+async def test_a_reader_that_stopped_reading_stops_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb") as read, os.fdopen(writer, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        action = log()
+        huge = delivery(ALERT.model_copy(update={"message": "x" * 1_000_000}))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await action.deliver(huge)
+        outcome = await action.deliver(delivery())
+        assert outcome == Retry("standard output takes nothing at the moment")
+        draining = asyncio.create_task(asyncio.to_thread(read.read, 1_000_400))
+        while isinstance(await action.deliver(delivery()), Retry):
+            await asyncio.sleep(0)
+        stdout.write("x" * 1_000)
+        stdout.flush()
+        await draining
+
+
+def test_a_reader_that_went_away_leaves_a_clean_exit() -> None:
+    program = """
+import asyncio, sys
+from tests.actions.test_log import delivery, log
+async def main():
+    action = log()
+    outcomes = [await action.deliver(delivery()) for _ in range(3)]
+    print([outcome.detail for outcome in outcomes], file=sys.stderr)
+sys.stdin.readline()
+asyncio.run(main())
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    process.stdout = None
+    _, errors = process.communicate("go\n", timeout=60)
+    assert process.returncode == 0
+    assert errors.strip() == str(["nobody reads standard output any more"] * 3)

@@ -1,0 +1,300 @@
+"""The queue by itself: leases, order, delays, the clock. Time is a number that the tests set."""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actions.identity import News
+from actions.outbox import DEAD_LETTERS, KEEP_MS, LEASE_MS, Composed, Leased, Mark, Outbox
+from actions.store import OutboxError, Store
+from detection.transitions import Transition
+from tests.support import delivering
+
+NOW = 1_000_000_000
+HOUR = 3_600_000
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "outbox.sqlite"
+
+
+@pytest.fixture
+def outbox(path: Path) -> Iterator[Outbox]:
+    store = Store(path)
+    yield Outbox(store, "first")
+    store.close()
+
+
+@pytest.fixture
+def other(path: Path, outbox: Outbox) -> Iterator[Outbox]:
+    store = Store(path)
+    yield Outbox(store, "second")
+    store.close()
+
+
+def alert(name: str, sequence: int = 1) -> Transition:
+    opening = delivering.opened(delivering.settings(Path(), {}), name, name)
+    return opening if sequence == 1 else delivering.resolved(opening)
+
+
+def to(*pairs: tuple[str, str]) -> Any:
+    def compose(news: News) -> Composed:
+        return Composed(news.transition.alert_id.encode(), pairs)
+
+    return compose
+
+
+WEB = to(("web", "w"))
+
+
+def take(outbox: Outbox, now_ms: int = NOW, marks: tuple[Mark, ...] = (), **free: int) -> list[Leased]:
+    return outbox.exchange(marks, free or {"web": 8}, now_ms)[0]
+
+
+def ids(leases: list[Leased]) -> list[tuple[str, int]]:
+    return [(leased.delivery.alert_id, leased.delivery.sequence) for leased in leases]
+
+
+def waits(leased: Leased, delay_ms: int, **more: Any) -> Mark:
+    return Mark(leased, "waits", "no", delay_ms=delay_ms, **more)
+
+
+def delivered(leased: Leased) -> Mark:
+    return Mark(leased, "delivered", "yes")
+
+
+def row(outbox: Outbox, number: int = 1) -> dict[str, Any]:
+    path = outbox.store.path
+    assert path is not None
+    return delivering.rows(path.parent)[number - 1]
+
+
+def test_a_delivery_is_leased_once_and_ends(outbox: Outbox) -> None:
+    outbox.put([alert("a")], WEB, NOW)
+    (leased,) = take(outbox)
+    assert (leased.delivery.body, leased.delivery.recipient, leased.delivery.attempt) == (b"a", "w", 1)
+    assert take(outbox) == []
+    take(outbox, NOW + 5, (delivered(leased),))
+    assert {**row(outbox), "number": 1}.items() >= {
+        "state": "delivered", "attempts": 1, "last_answer": "yes", "made_at_ms": NOW, "ended_ms": NOW + 5,
+    }.items()  # fmt: skip
+    assert outbox.pending() == 0
+
+
+def test_every_recipient_has_its_own_delivery_and_putting_again_adds_none(outbox: Outbox) -> None:
+    compose = to(("mail", "a@x"), ("mail", "b@x"), ("web", "w"))
+    assert outbox.put([alert("a")], compose, NOW) == 0
+    assert outbox.put([alert("a")], compose, NOW) == 1
+    assert outbox.pending() == 3
+    assert len(take(outbox, mail=8, web=8)) == 3
+
+
+def test_no_more_is_leased_than_there_are_places_and_the_oldest_first(outbox: Outbox) -> None:
+    for second, name in enumerate("abc"):
+        outbox.put([alert(name)], WEB, NOW + second)
+    assert ids(take(outbox, NOW + 9, web=2)) == [("a", 1), ("b", 1)]
+    assert take(outbox, NOW + 9, web=0) == []
+    assert ids(take(outbox, NOW + 9, web=1)) == [("c", 1)]
+
+
+def test_a_later_transition_of_an_alert_waits_for_the_earlier_one_to_end(outbox: Outbox) -> None:
+    outbox.put([alert("a"), alert("a", 2), alert("b")], WEB, NOW)
+    first, other = take(outbox)
+    assert ids([first, other]) == [("a", 1), ("b", 1)]
+    take(outbox, NOW, (delivered(other),))
+    take(outbox, NOW, (waits(first, 500),))
+    assert take(outbox, NOW + 499) == []
+    (again,) = take(outbox, NOW + 500)
+    assert ids([again]) == [("a", 1)]
+    assert ids(take(outbox, NOW + 501, (delivered(again),))) == [("a", 2)]
+
+
+def test_a_later_transition_put_after_the_earlier_one_was_leased_waits_too(outbox: Outbox) -> None:
+    outbox.put([alert("a")], WEB, NOW)
+    (first,) = take(outbox)
+    outbox.put([alert("a", 2)], WEB, NOW)
+    assert take(outbox) == []
+    assert ids(take(outbox, NOW, (Mark(first, "dead", "no", "refused"),))) == [("a", 2)]
+
+
+def test_recipients_do_not_wait_for_each_other(outbox: Outbox) -> None:
+    outbox.put([alert("a"), alert("a", 2)], to(("mail", "a@x"), ("mail", "b@x")), NOW)
+    one, _ = take(outbox, mail=8)
+    assert ids(take(outbox, NOW, (delivered(one),), mail=8)) == [("a", 2)]
+
+
+def test_the_lease_of_a_dead_process_runs_out(outbox: Outbox, other: Outbox) -> None:
+    outbox.put([alert("a")], WEB, NOW)
+    take(outbox)
+    assert take(other, NOW + LEASE_MS - 1) == []
+    (leased,) = take(other, NOW + LEASE_MS)
+    assert leased.delivery.attempt == 2
+
+
+def test_a_renewed_lease_holds(outbox: Outbox, other: Outbox) -> None:
+    outbox.put([alert("a")], WEB, NOW)
+    (leased,) = take(outbox)
+    outbox.renew([leased.delivery.id], NOW + LEASE_MS - 1)
+    assert take(other, NOW + LEASE_MS) == []
+
+
+def test_a_process_never_takes_its_own_row_twice_however_late_it_is(outbox: Outbox) -> None:
+    outbox.put([alert("a")], WEB, NOW)
+    take(outbox)
+    assert take(outbox, NOW + 100 * LEASE_MS) == []
+
+
+def test_who_lost_its_lease_cannot_send_the_row_back_but_can_end_it(outbox: Outbox, other: Outbox) -> None:
+    outbox.put([alert("a")], WEB, NOW)
+    (late,) = take(outbox)
+    take(other, NOW + LEASE_MS)
+    take(outbox, NOW + LEASE_MS, (waits(late, 0),))
+    assert row(outbox).items() >= {"owner": "second", "leased": 1, "failures": 0}.items()
+    take(outbox, NOW + LEASE_MS, (delivered(late),))
+    assert row(outbox)["state"] == "delivered"
+
+
+def test_a_wait_survives_a_restart(path: Path) -> None:
+    store = Store(path)
+    outbox = Outbox(store, "first")
+    outbox.put([alert("a")], WEB, NOW)
+    take(outbox, NOW, (waits(take(outbox)[0], 60_000),))
+    store.close()
+    store = Store(path)
+    again = Outbox(store, "second")
+    assert take(again, NOW + 59_999) == []
+    (leased,) = take(again, NOW + 60_000)
+    assert (leased.failures, leased.first_attempt_ms, leased.delivery.attempt) == (1, NOW, 2)
+    store.close()
+
+
+@pytest.mark.parametrize("taker", ["first", "second"])
+def test_a_clock_that_steps_back_an_hour_holds_nothing_back(path: Path, taker: str) -> None:
+    store = Store(path)
+    outbox = Outbox(store, "first")
+    outbox.put([alert("new"), alert("waiting"), alert("leased")], WEB, NOW)
+    new, waiting, _ = take(outbox)
+    take(outbox, NOW, (waits(waiting, 5_000), waits(new, 0)), web=0)
+    found = ids(take(Outbox(store, taker), NOW - HOUR))
+    # What the first process has in hand stays with it, and falls to others only when it is gone.
+    assert sorted(found) == [("leased", 1)] * (taker == "second") + [("new", 1), ("waiting", 1)]
+    store.close()
+
+
+def test_a_clock_that_steps_back_a_little_breaks_no_lease(outbox: Outbox, other: Outbox) -> None:
+    outbox.put([alert("a")], WEB, NOW)
+    take(outbox)
+    assert take(other, NOW - LEASE_MS) == []
+
+
+def test_a_success_makes_due_what_waits_for_the_same_action(outbox: Outbox) -> None:
+    outbox.put([alert("a"), alert("b")], to(("web", "w"), ("mail", "m")), NOW)
+    leases = take(outbox, web=8, mail=8)
+    take(outbox, NOW + 1, tuple(waits(leased, HOUR) for leased in leases), web=0)
+    outbox.put([alert("c")], WEB, NOW + 2)
+    (fresh,) = take(outbox, NOW + 2, web=8, mail=8)
+    released = take(outbox, NOW + 3, (delivered(fresh),), web=8, mail=8)
+    assert ids(released) == [("a", 1), ("b", 1)]
+    assert {leased.delivery.action for leased in released} == {"web"}
+    assert {leased.failures for leased in released} == {0}
+
+
+def test_a_success_long_after_a_restart_releases_too(path: Path) -> None:
+    store = Store(path)
+    outbox = Outbox(store, "first")
+    outbox.put([alert("a"), alert("b")], WEB, NOW)
+    a, b = take(outbox)
+    take(outbox, NOW + 1, (waits(a, 500), waits(b, HOUR)), web=0)
+    store.close()
+    store = Store(path)
+    outbox = Outbox(store, "second")
+    (a,) = take(outbox, NOW + 600)
+    assert ids(take(outbox, NOW + 700, (delivered(a),))) == [("b", 1)]
+    store.close()
+
+
+def test_a_wait_that_the_target_asked_for_is_not_cut_short_by_a_success(outbox: Outbox) -> None:
+    outbox.put([alert("a"), alert("b")], WEB, NOW)
+    a, b = take(outbox)
+    take(outbox, NOW + 1, (waits(a, 60_000, asked=True),), web=0)
+    assert take(outbox, NOW + 2, (delivered(b),)) == []
+
+
+def test_a_row_that_fails_among_successes_is_not_hammered(outbox: Outbox) -> None:
+    outbox.put([alert("poison")], WEB, NOW)
+    attempts = 0
+    for n in range(200):
+        now = NOW + n * 10
+        outbox.put([alert(f"good{n}")], WEB, now)
+        leases = take(outbox, now)
+        attempts += sum(leased.delivery.alert_id == "poison" for leased in leases)
+        marks = tuple(waits(one, HOUR) if one.delivery.alert_id == "poison" else delivered(one) for one in leases)
+        take(outbox, now + 5, marks, web=0)
+    assert attempts == 2  # its own, and one when the target was first seen to work
+
+
+def test_a_dead_letter_is_a_delivery_made_in_the_same_transaction(outbox: Outbox) -> None:
+    outbox.put([alert("a")], WEB, NOW)
+    (leased,) = take(outbox)
+    mark = Mark(leased, "dead", "404", "refused", dead_letter=b"{}")
+    assert outbox.exchange([mark, mark], {"web": 8}, NOW + 1)[0] == []
+    assert row(outbox).items() >= {"state": "dead", "reason": "refused", "last_answer": "404"}.items()
+    (letter,) = outbox.exchange([], {DEAD_LETTERS: 8}, NOW + 2)[0]
+    assert (letter.delivery.body, letter.delivery.alert_id, letter.delivery.recipient) == (
+        b"{}",
+        "a",
+        leased.delivery.id,
+    )
+
+
+def test_deliveries_of_unknown_actions_are_found(outbox: Outbox) -> None:
+    outbox.put([alert("a")], to(("gone", "g"), ("web", "w")), NOW)
+    assert [leased.delivery.action for leased in outbox.strangers(["web"])] == ["gone"]
+
+
+def test_the_next_due_time_is_that_of_what_may_be_taken(outbox: Outbox) -> None:
+    assert outbox.exchange([], {"web": 8}, NOW)[1] is None
+    outbox.put([alert("a")], WEB, NOW)
+    leases, due = outbox.exchange([], {"web": 8}, NOW)
+    assert due is None
+    assert outbox.exchange([waits(leases[0], 700)], {"web": 8}, NOW)[1] == NOW + 700
+
+
+def test_the_past_is_forgotten_after_a_month_but_nothing_that_goes_on(outbox: Outbox) -> None:
+    outbox.put([alert("over"), alert("over", 2), alert("open"), alert("stuck")], WEB, NOW)
+    while leases := [leased for leased in take(outbox) if leased.delivery.alert_id != "stuck"]:
+        take(outbox, NOW, tuple(delivered(leased) for leased in leases), web=0)
+    outbox.purge(NOW + KEEP_MS)
+    assert len(delivering.rows(outbox.store.path.parent)) == 4  # type: ignore[union-attr]
+    outbox.purge(NOW + KEEP_MS + 1)
+    assert [one["alert_id"] for one in delivering.rows(outbox.store.path.parent)] == ["stuck"]  # type: ignore[union-attr]
+    assert outbox.put([alert("open"), alert("over")], WEB, NOW) == 1
+
+
+def test_the_file_is_for_its_owner_alone(outbox: Outbox, path: Path) -> None:
+    outbox.put([alert("a")], WEB, NOW)
+    assert {stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()} == {0o600}
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+def test_a_file_of_a_newer_version_is_refused_with_what_to_do(path: Path) -> None:
+    Store(path).close()
+    db = sqlite3.connect(path)
+    db.execute("PRAGMA user_version = 7")
+    db.close()
+    with pytest.raises(OutboxError, match=r"newer version of tua \(format 7, this one knows 1\): update tua"):
+        Store(path)
+
+
+def test_a_file_that_is_no_database_is_refused(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_bytes(b"not a database, but long enough to look at" * 100)
+    with pytest.raises(OutboxError, match="cannot be opened"):
+        Store(path)

@@ -1,0 +1,232 @@
+"""The webhook against a receiver that behaves badly, and against the standardwebhooks library as an oracle."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+from email.utils import format_datetime
+
+import pytest
+from pydantic import ValidationError
+from standardwebhooks.webhooks import Webhook
+
+from actions.base import ActionError, Delivered, Delivery, Outcome, Refused, Retry, delivery_id
+from actions.webhook import WebhookAction, WebhookSettings, retry_after_ms, signing_key
+from settings import Secret
+from tests.actions.test_alert import ALERT
+from tests.support.delivering import action, clock_ms
+from tests.support.receivers import HttpReceiver, RawServer, Reply, free_port
+
+SECRET = "whsec_" + base64.b64encode(b"0123456789abcdef01234567").decode()
+OTHER = "whsec_" + base64.b64encode(b"another secret, twenty-four").decode()
+
+
+def delivery(name: str = "web") -> Delivery:
+    id_ = delivery_id("a1", 1, name, "there")
+    return Delivery(id_, "a1", 1, name, "there", ALERT.to_json(), 1_769_853_603_500)
+
+
+def webhook(url: str, *, now_ms: Callable[[], int] = clock_ms, **more: object) -> WebhookAction:
+    settings = action("webhook", url=url, **more)
+    assert isinstance(settings, WebhookSettings)
+    return WebhookAction("web", settings, now_ms)
+
+
+async def attempt(hook: WebhookAction) -> Outcome:
+    try:
+        return await hook.deliver(delivery())
+    finally:
+        await hook.close()
+
+
+async def test_the_body_is_the_alert_in_the_envelope_of_the_interface(web: HttpReceiver) -> None:
+    assert await attempt(webhook(web.url)) == Delivered("200 ok")
+    (request,) = web.requests
+    assert json.loads(request.body) == {
+        "type": "alert.opened",
+        "timestamp": "2026-01-31T10:00:03.500Z",
+        "data": json.loads(ALERT.to_json()),
+    }
+    assert request.headers["content-type"] == "application/json"
+    assert request.headers["webhook-id"] == delivery().id
+    assert "." not in delivery().id
+    assert "webhook-signature" not in request.headers
+
+
+@pytest.mark.parametrize("secrets", [(SECRET,), (SECRET, OTHER)])
+async def test_receivers_with_any_of_the_secrets_can_verify_it(
+    web: HttpReceiver, monkeypatch: pytest.MonkeyPatch, secrets: tuple[str, ...]
+) -> None:
+    for n, secret in enumerate(secrets):
+        monkeypatch.setenv(f"HOOK_{n}", secret)
+    references = tuple(Secret(env=f"HOOK_{n}") for n in range(len(secrets)))
+    await attempt(webhook(web.url, secret=references))
+    (request,) = web.requests
+    for secret in secrets:
+        assert Webhook(secret).verify(request.body, request.headers) == json.loads(request.body)
+
+
+async def test_the_timestamp_is_that_of_the_attempt(web: HttpReceiver) -> None:
+    times = iter([1_000_999, 5_000_000])
+    hook = webhook(web.url, now_ms=lambda: next(times))
+    await hook.deliver(delivery())
+    await attempt(hook)
+    assert [request.headers["webhook-timestamp"] for request in web.requests] == ["1000", "5000"]
+    assert web.connections == 1
+
+
+STATUSES = [
+    *((status, Delivered) for status in (200, 201, 202, 204)),
+    *((status, Retry) for status in (408, 425, 429, 500, 502, 503, 504, 507)),
+    *((status, Refused) for status in (300, 301, 302, 307, 308, 400, 401, 403, 404, 405, 409, 410, 413, 422)),
+]
+
+
+@pytest.mark.parametrize(("status", "kind"), STATUSES)
+async def test_the_status_decides(web: HttpReceiver, status: int, kind: type[Outcome]) -> None:
+    web.plan.append(Reply(status, body=b"because"))
+    outcome = await attempt(webhook(web.url))
+    assert isinstance(outcome, kind)
+    assert str(status) in outcome.detail
+    assert getattr(outcome, "disable", False) == (status == 410)
+
+
+async def test_a_redirect_is_not_followed(web: HttpReceiver) -> None:
+    with HttpReceiver() as elsewhere:
+        web.plan.append(Reply(307, {"location": elsewhere.url}))
+        outcome = await attempt(webhook(web.url))
+        assert isinstance(outcome, Refused)
+        assert "put the final URL into url" in outcome.detail
+        assert elsewhere.requests == []
+
+
+async def test_an_answer_of_a_gigabyte_is_not_read(web: HttpReceiver) -> None:
+    web.plan.append(Reply(200, body_bytes=1_000_000_000))
+    outcome = await attempt(webhook(web.url))
+    assert isinstance(outcome, Delivered)
+    assert len(outcome.detail) <= 4_200
+    web.stop()
+    assert web.bytes_sent < 50_000_000  # what fits into the buffers between the two
+
+
+async def test_a_compressed_answer_is_not_unpacked(web: HttpReceiver) -> None:
+    web.plan.append(Reply(200, {"content-encoding": "gzip"}, body=b"\x1f\x8bnothing of the kind"))
+    assert isinstance(await attempt(webhook(web.url)), Delivered)
+
+
+async def test_nobody_there_is_a_retry() -> None:
+    assert await attempt(webhook(f"http://127.0.0.1:{free_port()}/")) == Retry("cannot connect")
+
+
+async def test_a_connection_that_breaks_is_a_retry() -> None:
+    async def hang_up(reader: object, writer: object) -> None: ...
+
+    with RawServer(hang_up) as server:
+        assert isinstance(await attempt(webhook(f"http://127.0.0.1:{server.port}/")), Retry)
+
+
+async def test_an_answer_that_is_no_http_is_a_retry() -> None:
+    async def talk(reader: object, writer: object) -> None:
+        writer.write(b"220 mail.example.com ESMTP\r\n")  # type: ignore[attr-defined]
+
+    with RawServer(talk) as server:
+        assert isinstance(await attempt(webhook(f"http://127.0.0.1:{server.port}/")), Retry)
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ("120", 120_000),
+        ("0", 0),
+        (format_datetime(datetime.fromtimestamp(1_090, UTC), usegmt=True), 90_000),
+        (format_datetime(datetime.fromtimestamp(10, UTC), usegmt=True), 0),
+        ("99999999999999999999", 999_999_999_000),
+        ("soon", None),
+        ("-5", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date(header: str | None, expected: int | None) -> None:
+    assert retry_after_ms(header, 1_000_000) == expected
+
+
+async def test_retry_after_is_passed_on(web: HttpReceiver) -> None:
+    web.plan.append(Reply(429, {"retry-after": "7"}))
+    outcome = await attempt(webhook(web.url))
+    assert isinstance(outcome, Retry)
+    assert outcome.after_ms == 7_000
+
+
+@pytest.mark.parametrize(
+    "url", ["http://example.com/x", "http://10.0.0.1/x", "ftp://localhost/x", "https:///token", "nonsense"]
+)
+def test_an_url_that_is_not_safe_or_none_is_a_mistake_that_does_not_quote_it(url: str) -> None:
+    with pytest.raises(ValidationError) as error:
+        action("webhook", url=url)
+    assert url not in str(error.value)
+    assert "https://" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://example.com/x", "http://localhost:8090/x", "http://127.0.0.1/x", "http://127.9.9.9/", "http://[::1]/"],
+)
+def test_https_and_loopback_are_fine(url: str) -> None:
+    action("webhook", url=url)
+
+
+def test_insecure_is_allowed_on_request() -> None:
+    action("webhook", url="http://example.com/x", allow_insecure=True)
+
+
+def test_a_secret_url_is_judged_when_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOOK_URL", "http://example.com/token")
+    with pytest.raises(ActionError, match="must be https") as error:
+        webhook(Secret(env="HOOK_URL"))  # type: ignore[arg-type]
+    assert "token" not in str(error.value)
+    monkeypatch.delenv("HOOK_URL")
+    with pytest.raises(ActionError, match="the environment variable HOOK_URL, which is not set"):
+        webhook(Secret(env="HOOK_URL"))  # type: ignore[arg-type]
+
+
+def test_recipients_show_the_host_alone() -> None:
+    assert webhook("https://user:pass@example.com:8443/token?key=1").recipients() == ("https://example.com:8443",)
+
+
+def test_a_secret_of_no_use_is_said_without_quoting_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOOK", "whsec_my password!")
+    with pytest.raises(
+        ActionError, match="the environment variable HOOK is of no use: a webhook secret is whsec_"
+    ) as error:
+        webhook("https://example.com", secret=Secret(env="HOOK"))
+    assert "my password" not in str(error.value)
+
+
+@pytest.mark.parametrize("secret", ["whsec_MDEyMzQ=", "whsec_MDEyMzQ", "MDEyMzQ="])
+def test_padding_and_prefix_of_a_secret_are_optional(secret: str) -> None:
+    assert signing_key(secret) == b"01234"
+
+
+async def test_the_url_is_in_no_log(web: HttpReceiver) -> None:
+    text = io.StringIO()
+    handler = logging.StreamHandler(text)
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        await attempt(webhook(web.url + "?token=s3cret"))
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
+    assert "s3cret" not in text.getvalue()
+
+
+def test_without_a_secret_check_has_something_to_say() -> None:
+    assert "not signed" in action("webhook", url="https://example.com").notes()[0]
+    assert action("webhook", url="https://example.com", secret=Secret(env="X")).notes() == ()
