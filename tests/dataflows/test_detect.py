@@ -1,5 +1,6 @@
 """The steps of the flow around a shard, without Bytewax and Kafka."""
 
+import msgspec
 import pytest
 
 from connectors.source import Arrivals
