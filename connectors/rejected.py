@@ -29,7 +29,7 @@ _FLUSH_S = 0.5
 
 
 def rejected_json(topic: str, rejected: Rejected) -> bytes:
-    """The message of the rejected topic, as in docs/interfaces; at most the first 64 KiB of the value."""
+    """The message of the rejected topic, as in docs/formats.md; at most the first 64 KiB of the value."""
     value = rejected.value or b""
     timestamp: str | int = rejected.timestamp_ms
     if 0 <= rejected.timestamp_ms <= LAST_MS:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import time
-from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -25,13 +23,9 @@ from connectors.topics import TopicError, ensure_topics, topic_ids
 from dataflows.logs import configure_logs
 from dataflows.state_directory import StateDirectory, StateDirectoryError
 from detection.rules import Topic
-from settings import ConfigError, SecretError, Settings, load
+from settings import ConfigError, SecretError, Settings, config_path, load
 
 log = structlog.get_logger()
-
-
-def config_path() -> Path:
-    return Path(os.environ.get("TUA_CONFIG") or "tua.yaml")
 
 
 class Job:

@@ -1,7 +1,7 @@
 """The configuration, from `tua.yaml` to frozen models. `load` is the one way in, for the job and for `tua check`."""
 
 from settings.actions import ActionSettings, RetrySettings
-from settings.loader import load
+from settings.loader import config_path, load
 from settings.models import (
     CountSettings,
     KafkaSettings,
@@ -26,5 +26,6 @@ __all__ = [
     "Settings",
     "StateSettings",
     "TopicSettings",
+    "config_path",
     "load",
 ]

@@ -36,6 +36,11 @@ _DEFAULTS: dict[str, object] = {
 M = TypeVar("M", bound=SettingsModel)
 
 
+def config_path(given: Path | None = None) -> Path:
+    """Where the configuration is: as given on a command line, else by TUA_CONFIG, else `tua.yaml`."""
+    return given or Path(os.environ.get("TUA_CONFIG") or "tua.yaml")
+
+
 def load(path: Path, action_types: Mapping[str, type[ActionSettings]]) -> Settings:
     """Read a configuration. Raises ConfigError with all that is wrong in it, in the order of the file.
 

@@ -20,8 +20,8 @@ from detection.intake import Rejected
 from detection.replay import replay
 from detection.rules import CountRule
 from detection.transitions import Transition
-from settings import Settings
-from tua.configuration import ConfigOption, config_path, load_or_exit
+from settings import Settings, config_path
+from tua.configuration import ConfigOption, load_or_exit
 from tua.event_file import EventFile, EventFileError
 
 

@@ -10,8 +10,8 @@ import typer
 
 from detection.durations import spoken
 from detection.rules import Scalar
-from settings import RuleSettings
-from tua.configuration import ConfigOption, config_path, load_or_exit, show
+from settings import RuleSettings, config_path
+from tua.configuration import ConfigOption, load_or_exit, show
 
 
 def check(

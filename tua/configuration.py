@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
@@ -23,11 +22,6 @@ ConfigOption = Annotated[
 _STYLES = {"error": "bold red", "note": "bold yellow"}
 
 
-def config_path(given: Path | None) -> Path:
-    """The configuration's path: as given on the command line, else by TUA_CONFIG, else `tua.yaml`."""
-    return given or Path(os.environ.get("TUA_CONFIG") or "tua.yaml")
-
-
 def load_or_exit(path: Path) -> Settings:
     """The settings. On a mistake, all of them go to standard error and the command ends with exit code 1."""
     try:
@@ -35,7 +29,7 @@ def load_or_exit(path: Path) -> Settings:
     except ConfigError as error:
         show(error.problems)
         count = len(error.problems)
-        _standard_error().print(f"{path}: {count} mistake{'s' if count > 1 else ''}", highlight=False)
+        _standard_error().print(f"{path}: {count} mistake{'s' if count > 1 else ''}", soft_wrap=True)
         raise typer.Exit(1) from None
 
 

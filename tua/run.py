@@ -9,7 +9,8 @@ import sys
 import typer
 
 from dataflows.state_directory import RECOVERY_PARTS, StateDirectory, StateDirectoryError
-from tua.configuration import ConfigOption, config_path, load_or_exit, show
+from settings import config_path
+from tua.configuration import ConfigOption, load_or_exit, show
 
 EPOCH_S = 1
 """After a crash about one epoch of records is read again."""

@@ -42,6 +42,11 @@ class Cluster:
     def start_broker(self, number: int) -> None:
         self._script("start-broker", str(number), "--die-with", str(os.getpid()))
 
+    def stop_brokers(self) -> None:
+        """Both brokers die; the controller and the data stay."""
+        self.kill_broker(1)
+        self.kill_broker(2)
+
     def wait_until_healthy(self) -> None:
         """Both brokers there, every partition with a leader and all its replicas in sync."""
 

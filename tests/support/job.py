@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from tests.support.waiting import wait_until
 
@@ -53,18 +52,38 @@ class Job:
     def __init__(self, directory: Path, config: dict[str, Any], bootstrap: str, **environment: str) -> None:
         self.directory, self.config, self.bootstrap = directory, config, bootstrap
         self.config_path = directory / "tua.yaml"
-        self.environment = {**os.environ, "TUA_BOOTSTRAP_SERVERS": bootstrap, **environment}
+        self.environment = {**os.environ, "TUA_BOOTSTRAP_SERVERS": bootstrap, "TUA_CONFIG": str(self.config_path)}
+        self.environment.update(environment)
         self.process: subprocess.Popen[bytes] | None = None
         self.write_config()
 
-    def write_config(self) -> None:
-        self.config_path.write_text(yaml.safe_dump(self.config, sort_keys=False), encoding="utf-8")
+    @property
+    def topic(self) -> str:
+        """The products topic of this test."""
+        return next(iter(self.config["topics"]))
 
-    def start(self, *, wait: bool = True) -> Job:
+    @property
+    def prefix(self) -> str:
+        """Of the job's own topics, and the name of its consumer group."""
+        return str(self.config["kafka"]["topic_prefix"])
+
+    def write_config(self) -> None:
+        # JSON is YAML; a YAML writer would use anchors for values that occur twice.
+        self.config_path.write_text(json.dumps(self.config, indent=2), encoding="utf-8")
+
+    def start(self, *, wait: bool = True, epoch_s: int | None = None) -> Job:
+        """`tua run`; with `epoch_s` by Bytewax's own command, which says how long epochs are."""
+        command = ["tua", "run", "--config", str(self.config_path)]
+        if epoch_s is not None:
+            recovery = self.directory / "recovery"
+            if not recovery.exists():
+                recovery.mkdir()
+                subprocess.run([sys.executable, "-m", "bytewax.recovery", str(recovery), "2"], check=True)
+            command = ["bytewax.run", "dataflows.activity_alerts", "-r", str(recovery), "-s", str(epoch_s), "-b", "0"]
         already = self.log().count('"watching"')
         with (self.directory / "stdout").open("ab") as out, (self.directory / "stderr").open("ab") as err:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tua", "run", "--config", str(self.config_path)],
+                [sys.executable, "-m", *command],
                 cwd=ROOT,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,

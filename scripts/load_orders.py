@@ -1,0 +1,156 @@
+#!/usr/bin/env python3
+"""Sends seeded orders to the products topic, and prints the alerts that must follow.
+
+    .venv/bin/python scripts/load_orders.py --orders 100 --products iPhone,"Samsung Galaxy",Nokia,iPad --seed 34
+
+Where to, and what a rule's threshold is, comes from tua.yaml. The same seed gives the same orders; `--rate` is orders
+a second, in event time and in real time.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+import typer
+from confluent_kafka import KafkaError, Message, Producer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from actions.alert import iso
+from scripts.ground_truth import Episode, episodes
+from settings import RuleSettings, config_path
+from tua.configuration import ConfigOption, load_or_exit
+
+WRITTEN_FROM_MS = 1_769_853_600_000  # 2026-01-31T10:00:00Z: what is written is the same on every day
+PRODUCTS = ("iPhone", "Samsung Galaxy", "Nokia", "iPad")
+
+
+class Order(NamedTuple):
+    """One message of the shop. `name` is None for a `delete`, which is no order and never counts."""
+
+    timestamp_ms: int
+    name: str | None
+    key: bytes
+    value: bytes
+
+
+def make_orders(count: int, products: Iterable[str], seed: int, rate: float, start_ms: int) -> list[Order]:
+    """`count` orders of products by chance, `rate` a second from `start_ms` on; about one message in 20 is a delete."""
+    generator = random.Random(seed)
+    names = tuple(products)
+    orders: list[Order] = []
+    added = 0
+    while added < count:
+        timestamp_ms = start_ms + int(added * 1000 / rate)
+        key = str(len(orders) + 1)
+        if generator.random() < 0.05:
+            orders.append(_message(timestamp_ms, key, None, None))
+        else:
+            orders.append(_message(timestamp_ms, key, generator.choice(names), round(generator.uniform(50, 900), 2)))
+            added += 1
+    return orders
+
+
+def _message(timestamp_ms: int, key: str, name: str | None, price: float | None) -> Order:
+    value = {"product": {"id": key, "name": name, "price": price}, "action": "delete" if name is None else "add"}
+    return Order(timestamp_ms, name, key.encode(), msgspec.json.encode(value))
+
+
+def expected(orders: Iterable[Order], rule: RuleSettings) -> dict[str, list[Episode]]:
+    """The episodes of each product, by brute force. No order may be late."""
+    timestamps: dict[str, list[int]] = defaultdict(list)
+    for order in orders:
+        if order.name is not None:
+            timestamps[order.name].append(order.timestamp_ms)
+    return {name: episodes(s, rule.count.window_ms, rule.count.threshold) for name, s in sorted(timestamps.items())}
+
+
+def paced(orders: Iterable[Order]) -> Iterator[Order]:
+    """Each order when its time has come."""
+    for order in orders:
+        time.sleep(max(0.0, order.timestamp_ms / 1000 - time.time()))
+        yield order
+
+
+def send(
+    orders: Iterable[Order],
+    producer: Producer,
+    topic: str,
+    acknowledged: Callable[[Message], None] | None = None,
+) -> None:
+    """Produce all, and return when a broker has them. Raises RuntimeError for one that it does not take."""
+    refused: list[KafkaError] = []
+
+    def on_delivery(error: KafkaError | None, message: Message) -> None:
+        if error is not None:
+            refused.append(error)
+        elif acknowledged is not None:
+            acknowledged(message)
+
+    for order in orders:
+        producer.produce(topic, order.value, order.key, timestamp=order.timestamp_ms, on_delivery=on_delivery)
+        producer.poll(0)
+    waiting = producer.flush(30)
+    if refused or waiting:
+        raise RuntimeError(
+            f"{len(refused) + waiting} orders were not taken: {refused[0].str() if refused else 'no answer'}"
+        )
+
+
+def main(
+    orders: Annotated[int, typer.Option(min=1, help="How many orders.")] = 100,
+    products: Annotated[str, typer.Option(help="Their products, by commas.")] = ",".join(PRODUCTS),
+    seed: Annotated[int, typer.Option(help="The same seed gives the same orders.")] = 34,
+    rate: Annotated[float, typer.Option(min=0.001, help="Orders a second.")] = 15.0,
+    write: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write them for `tua backtest`, and send nothing.")
+    ] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Sends seeded orders to the products topic, and prints the alerts that must follow."""
+    settings = load_or_exit(config_path(config))
+    rule = settings.rules[0]
+    errors = Console(stderr=True)
+    start_ms = WRITTEN_FROM_MS if write else int(time.time() * 1000)
+    made = make_orders(orders, products.split(","), seed, rate, start_ms)
+    if write:
+        write.write_bytes(b"".join(backtest_line(order) for order in made))
+    else:
+        properties: dict[str, Any] = {**settings.kafka.client_properties(), "acks": "all", "enable.idempotence": True}
+        try:
+            send(track(paced(made), "orders", total=len(made), console=errors), Producer(properties), rule.topic)
+        except RuntimeError as error:
+            errors.print(f"{error} (brokers: {settings.kafka.bootstrap_servers}; is Kafka running?)", markup=False)
+            raise typer.Exit(1) from None
+    Console().print(table(expected(made, rule), rule))
+
+
+def backtest_line(order: Order) -> bytes:
+    """An order as a line of the file that `tua backtest` reads."""
+    line = {"timestamp": order.timestamp_ms, "key": order.key.decode(), "value": msgspec.Raw(order.value)}
+    return msgspec.json.encode(line) + b"\n"
+
+
+def table(found: dict[str, list[Episode]], rule: RuleSettings) -> Table:
+    """What must follow, for people."""
+    columns = Table(title=f"must follow by rule {rule.name}")
+    for heading in ("product", "opened (UTC)", "resolves (UTC)", "peak", "events"):
+        columns.add_column(heading, justify="right" if heading in ("peak", "events") else "left")
+    for name, rows in found.items():
+        for row in rows:
+            times = (iso(time_ms)[11:-1] for time_ms in (row.opened_at_ms, row.resolves_at_ms))
+            columns.add_row(name, *times, str(row.peak), str(row.events))
+        if not rows:
+            columns.add_row(name, "no alert", "", "", "")
+    return columns
+
+
+if __name__ == "__main__":
+    typer.run(main)

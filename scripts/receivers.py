@@ -1,0 +1,122 @@
+#!/usr/bin/env python3
+"""A mail server and a webhook receiver on this machine that print what they get.
+
+    .venv/bin/python scripts/receivers.py        on the ports that tua.yaml names, until Ctrl-C
+
+Nothing is kept and nothing is sent on. Needs aiosmtpd: scripts/install demo.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from email import message_from_bytes
+from email.message import EmailMessage
+from email.policy import default
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import msgspec
+from aiosmtpd.controller import UnthreadedController
+from aiosmtpd.smtp import SMTP, Envelope, Session
+
+
+@dataclass(frozen=True)
+class Mail:
+    """A mail as it arrived; `at` is wall clock in seconds."""
+
+    message: EmailMessage
+    at: float
+
+
+@dataclass(frozen=True)
+class Post:
+    """A webhook call as it arrived; `alert` is its data, `at` wall clock in seconds."""
+
+    headers: dict[str, str]
+    body: bytes
+    at: float
+
+    @property
+    def alert(self) -> dict[str, Any]:
+        alert: dict[str, Any] = msgspec.json.decode(self.body)["data"]
+        return alert
+
+
+class MailServer:
+    """SMTP on 127.0.0.1, in a thread of its own. Port 0 takes a free one; raises OSError when the port is taken."""
+
+    def __init__(self, got: Callable[[Mail], None], port: int = 0) -> None:
+        self._got = got
+        self._loop = asyncio.new_event_loop()
+        controller = UnthreadedController(self, "127.0.0.1", port, loop=self._loop)
+        self._loop.run_until_complete(_begin(controller))
+        assert isinstance(controller.server, asyncio.Server)
+        self.port: int = controller.server.sockets[0].getsockname()[1]
+        threading.Thread(target=self._loop.run_forever, name="mail-server", daemon=True).start()
+
+    async def handle_DATA(self, _server: SMTP, _session: Session, envelope: Envelope) -> str:
+        content = envelope.content
+        assert isinstance(content, bytes)
+        message = message_from_bytes(content, policy=default)
+        assert isinstance(message, EmailMessage)
+        self._got(Mail(message, time.time()))
+        return "250 OK"
+
+
+async def _begin(controller: UnthreadedController) -> None:
+    controller.server = await controller._create_server()
+
+
+class WebhookReceiver:
+    """HTTP on 127.0.0.1 that takes every POST, in threads. Port 0 takes a free one; raises OSError when taken."""
+
+    def __init__(self, got: Callable[[Post], None], port: int = 0) -> None:
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                at = time.time()
+                body = self.rfile.read(int(self.headers.get("content-length", 0)))
+                self.send_response(204)
+                self.end_headers()
+                got(Post({name.lower(): value for name, value in self.headers.items()}, body, at))
+
+            def log_message(self, *_: object) -> None:
+                return
+
+        server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self.port = server.server_port
+        threading.Thread(target=server.serve_forever, name="webhook-receiver", daemon=True).start()
+
+
+def spell_mail(mail: Mail) -> str:
+    """One line: to whom, about what."""
+    return f"mail to {mail.message['To']}: {mail.message['Subject']}"
+
+
+def spell_post(post: Post) -> str:
+    """One line: what came, and whether it is signed."""
+    signed = "signed" if "webhook-signature" in post.headers else "unsigned"
+    return f"webhook ({signed}): {post.alert['status']}: {post.alert['message']}"
+
+
+def main() -> None:
+    try:
+        mail = MailServer(lambda mail: print(spell_mail(mail), flush=True), 1025)
+        web = WebhookReceiver(lambda post: print(spell_post(post), flush=True), 8090)
+    except OSError as error:
+        sys.exit(f"another program has the port: {error}")
+    print(
+        f"mail server on port {mail.port}, webhooks on http://localhost:{web.port}/alerts; Ctrl-C ends", file=sys.stderr
+    )
+    signal.sigwait({signal.SIGINT, signal.SIGTERM})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""Records that do not count: each on the rejected topic with its source, and its neighbours in the batch count."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.support.cluster import Cluster
+from tests.support.job import Job
+from tests.support.orders import calm, final, logged, order
+
+pytestmark = pytest.mark.kafka
+
+GARBAGE = bytes(range(256)) * 3600
+
+
+def test_each_is_told_with_its_source_and_its_neighbours_count(make_job: Callable[..., Job], kafka: Cluster) -> None:
+    start = int(time.time() * 1000) - 30_000
+    bad: list[tuple[str, bytes | None, int]] = [
+        ("invalid", b'{"product": {"name": "Nokia"}, "action": "add"', start),
+        ("invalid", b'{"product": {}, "action": "add"}', start),
+        ("invalid", b'{"product": {"name": null}, "action": "add"}', start),
+        ("invalid", b'{"product": {"name": ["Nokia"]}, "action": "add"}', start),
+        ("invalid", b"[1, 2]", start),
+        ("invalid", b'"text"', start),
+        ("future", order("Nokia"), int(time.time() * 1000) + 600_000),
+        ("invalid", b"", start),
+        ("invalid", None, start),
+        ("invalid", GARBAGE, start),
+        ("invalid", b'{"product": {"name": "Nok\xffia"}, "action": "add"}', start),
+        ("invalid", b'{"product": {"name": "Nokia"}, "action": "add", "note": "\xff"}', start),
+        ("invalid", b'{"x":1,"y":"', start),
+        ("invalid", b'"}', start),
+        ("late", order("Nokia"), start - 10_000),
+    ]
+    records, expected = [], []
+    for number, (reason, value, timestamp) in enumerate(bad):
+        # A good one between any two bad ones: the first of all sets the watermark.
+        records.append((0, start + number, b"k", order("Nokia", number)))
+        expected.append((reason, len(records)))
+        records.append((0, timestamp, b"k", value))
+    records += [(0, start + 100 + n, b"k", order("Nokia", n)) for n in range(20 - len(bad))]
+    records += calm(start + 20_000)
+    job = make_job()
+    kafka.produce(job.topic, records)
+    job.start()
+    job.wait_for(lambda: final(logged(job)), "the alert")
+    job.wait_for(lambda: len(kafka.read_all(f"{job.prefix}.rejected")) >= len(bad), "the rejected records")
+    assert job.stop() == 0
+    twentieth = len(records) - 3
+    opened = logged(job)[0]
+    assert final(logged(job)) == {("Nokia", records[twentieth][1], start + 5_000)}, "the good ones count, and only they"
+    assert opened["evidence"]["offset"] == twentieth, "with their own offsets"
+    rejected = [json.loads(message.value() or b"") for message in kafka.read_all(f"{job.prefix}.rejected")]
+    rejected.sort(key=lambda item: item["source"]["offset"])
+    assert [(item["reason"], item["source"]["offset"]) for item in rejected] == expected
+    assert {(item["source"]["topic"], item["source"]["partition"]) for item in rejected} == {(job.topic, 0)}
+    assert all(item["rules"] == ["hot-product"] and item["detail"] for item in rejected)
+    for item, (_, value, _) in zip(rejected, bad, strict=True):
+        assert item["value_bytes"] == len(value or b"")
+        assert base64.b64decode(item["value_base64"]) == (value or b"")[:65_536]
