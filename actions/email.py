@@ -6,11 +6,11 @@ import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from email.headerregistry import Address
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 import aiosmtplib
 import structlog
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from actions.base import Action, ActionError, Delivered, Delivery, Outcome, Refused, Retry, is_loopback
 from actions.email_message import compose_email
@@ -44,22 +44,23 @@ class EmailSettings(ActionSettings):
     port: int | None = Field(default=None, ge=1, le=65535)
     tls: Literal["starttls", "implicit", "none"] = "starttls"
     username: MaybeSecret | None = None
-    password: SecretRef | None = None
+    password: SecretRef | None = Field(default=None, validate_default=True)
     sender: MailAddress = Field(alias="from")
     to: tuple[MailAddress, ...] = Field(min_length=1)
 
-    @model_validator(mode="after")
-    def _login_is_whole_and_safe(self) -> Self:
-        if (self.username is None) != (self.password is None):
-            missing = "password" if self.password is None else "username"
-            raise Mistake(f"{missing} is missing: username and password go together", at=(missing,))
-        if self.username is not None and self.tls == "none" and not is_loopback(self.host):
+    @field_validator("password")
+    @classmethod
+    def _login_is_whole_and_safe(cls, password: Secret | None, info: ValidationInfo) -> Secret | None:
+        known = info.data  # without the fields that are wrong themselves
+        if "username" in known and (known["username"] is None) != (password is None):
+            missing = "password" if password is None else "username"
+            raise Mistake(f"{missing} is missing: username and password go together")
+        if password is not None and known.get("tls") == "none" and not is_loopback(known.get("host", "localhost")):
             raise Mistake(
                 "with tls: none the password would cross the network in clear",
                 "use tls: starttls or tls: implicit, or leave username and password out",
-                at=("tls",),
             )
-        return self
+        return password
 
 
 class EmailAction(Action[EmailSettings]):

@@ -168,10 +168,11 @@ class Outbox:
             )
             return [name for (name,) in rows.fetchall()]
 
-    def pending(self) -> int:
-        """How many deliveries have not ended."""
+    def pending(self, after: int = 0) -> int:
+        """How many deliveries have not ended, of those with numbers above `after`."""
         with self.store.reading() as db:
-            return int(db.execute("SELECT COUNT(*) FROM deliveries WHERE state = 'pending'").fetchone()[0])
+            sql = "SELECT COUNT(*) FROM deliveries WHERE state = 'pending' AND number > ?"
+            return int(db.execute(sql, (after,)).fetchone()[0])
 
     def purge(self, now_ms: int) -> None:
         """Forget what ended long ago: deliveries, and alerts that are over with their aliases."""

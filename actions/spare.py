@@ -46,7 +46,7 @@ class SafeOutbox:
         self._now_ms = now_ms
         self._bound = bound
         self._in_spare = 0
-        self._copied = 0
+        self._copied = 0  # the last number in the spare that is a copy from the file
         self._closed = False
         self._tried_ms = self._said_ms = 0
         self._lock = RLock()
@@ -136,7 +136,7 @@ class SafeOutbox:
                     self._spare = self._open_spare(error)
             prepare(self._spare)
             result = on_spare(self._spare)
-            self._in_spare = max(0, self._spare.pending() - self._copied)
+            self._in_spare = self._spare.pending(after=self._copied)
             return result
 
     def _open_spare(self, error: sqlite3.Error) -> Outbox:
@@ -198,7 +198,7 @@ class SafeOutbox:
             own = "SELECT * FROM deliveries WHERE state = 'pending' AND owner = ? ORDER BY number"
             for row in rows_of(file, own, (self._owner,)):
                 _insert(memory, "deliveries", _bare(row), "ON CONFLICT DO NOTHING")
-            self._copied = spare.pending()
+            self._copied = memory.execute("SELECT COALESCE(MAX(number), 0) FROM deliveries").fetchone()[0]
 
 
 def _add(spare: Outbox, leases: Iterable[Leased]) -> None:

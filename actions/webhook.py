@@ -15,12 +15,12 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from typing import Literal, Self
+from typing import Literal
 
 import httpx2
 import msgspec
 import structlog
-from pydantic import SecretStr, model_validator
+from pydantic import SecretStr, ValidationInfo, field_validator
 
 from actions.alert import iso
 from actions.base import Action, ActionError, Delivered, Delivery, Outcome, Refused, Retry, is_loopback
@@ -42,18 +42,19 @@ class WebhookSettings(ActionSettings):
     """`secret` is one reference (`whsec_...`), or a list of them while it is changed: each signs."""
 
     type: Literal["webhook"] = "webhook"
+    allow_insecure: bool = False  # before `url`, which is judged by it
     url: MaybeSecret
     secret: SecretRefs = ()
-    allow_insecure: bool = False
 
-    @model_validator(mode="after")
-    def _url_is_safe(self) -> Self:
-        url = self.url if isinstance(self.url, str) else self.url.default
-        if url is not None:
-            text = url.get_secret_value() if isinstance(url, SecretStr) else url
-            if mistake := _mistake(text, self.allow_insecure):
-                raise Mistake(*mistake, at=("url",))
-        return self
+    @field_validator("url")
+    @classmethod
+    def _url_is_safe(cls, url: str | Secret, info: ValidationInfo) -> str | Secret:
+        known = url if isinstance(url, str) else url.default
+        if known is not None:
+            text = known if isinstance(known, str) else known.get_secret_value()
+            if mistake := _mistake(text, info.data.get("allow_insecure", True)):
+                raise Mistake(*mistake)
+        return url
 
     def notes(self) -> tuple[str, ...]:
         if not self.secret:

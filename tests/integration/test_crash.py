@@ -11,10 +11,10 @@ from collections.abc import Callable
 
 import pytest
 
+from scripts.ground_truth import intervals_by_key
 from tests.integration.conftest import email, webhook
 from tests.support.cluster import Cluster
 from tests.support.job import Job
-from tests.support.oracle import intervals_by_key
 from tests.support.orders import burst, calm, facts, final, ms, order, received
 from tests.support.receivers import HttpReceiver, MailReceiver
 

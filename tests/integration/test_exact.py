@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from scripts.ground_truth import intervals_by_key
 from tests.support.cluster import Cluster
 from tests.support.job import ROOT, Job
-from tests.support.oracle import intervals_by_key
 from tests.support.orders import calm, final, logged, order
 
 pytestmark = pytest.mark.kafka

@@ -1,0 +1,180 @@
+"""The count rule equals brute force, whatever the order, the partitions, the batches and the restarts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detection.intake import Record, TopicIntake
+from detection.rules import CountRule, Topic
+from detection.shard import Shard, ShardBatch
+from detection.transitions import Transition
+from detection.watermarks import ENDED, NEVER, PartitionState, Watermarks
+from scripts.ground_truth import accepted, episodes
+
+KEYS = ("a", "b")
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A rule, and events (partition, key, timestamp, id) in the order of processing; `steps` says what follows each."""
+
+    rule: CountRule
+    partitions: int
+    events: tuple[tuple[int, str, int, int], ...]
+    steps: tuple[frozenset[str], ...]
+    thinned: bool
+
+
+@st.composite
+def streams(draw: st.DrawFn) -> Stream:
+    partitions = draw(st.integers(1, 3))
+    lateness = draw(st.integers(0, 30))
+    topic = Topic("t", lateness_ms=lateness, event_id=draw(st.sampled_from([None, "id"])), max_future_ms=None)
+    rule = CountRule("r", topic, ("k",), draw(st.integers(1, 4)), draw(st.integers(1, 25)))
+    event = st.tuples(
+        st.integers(0, partitions - 1), st.sampled_from(KEYS), st.integers(0, 60 + lateness), st.integers(0, 60)
+    )
+    events = draw(st.lists(event, min_size=1, max_size=60))
+    step = st.frozensets(st.sampled_from(["new batch", "advance", "restart"]))
+    steps = draw(st.lists(step, min_size=len(events), max_size=len(events)))
+    return Stream(rule, partitions, tuple(events), tuple(steps), draw(st.booleans()))
+
+
+class Run:
+    """The way of the live job, in memory: intake for each partition, one shard, watermarks, snapshots."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream, rule = stream, stream.rule
+        self.intake = TopicIntake(rule.topic, [rule])
+        self.highest = dict.fromkeys(range(stream.partitions), NEVER)
+        self.watermarks = Watermarks([rule.topic], retention_ms=1 << 40)
+        self.shard = self._new_shard()
+        self.out: list[Transition] = []
+        self.opened_by: dict[str, int] = {}
+
+    def _new_shard(self) -> Shard:
+        shard = Shard([self.stream.rule], thinning=self.stream.thinned)
+        if self.stream.thinned:
+            shard.evaluators[0]._max_kept = 2 * self.stream.rule.threshold  # 4,096 would never be met here
+        return shard
+
+    def take(self, partition: int, records: list[Record]) -> None:
+        taken = self.intake.take(partition, records, self.highest[partition])
+        self.highest[partition] = taken.highest_ms
+        for number, rows in taken.rows.items():
+            self.shard.add(ShardBatch(number, partition, taken.lowest_ms, rows), self.out)
+
+    def advance(self, *, ended: bool = False) -> None:
+        for partition, highest in self.highest.items():
+            reached = ENDED if ended else highest
+            self.watermarks.update(PartitionState("t", partition, reached, False, True, self.stream.partitions, 0))
+        self.shard.advance(self.watermarks, self.out)
+
+    def restart(self) -> None:
+        packed = self.shard.pack()
+        self.shard = self._new_shard()
+        self.shard.restore(packed)
+        assert self.shard.pack() == packed
+
+    def everything(self) -> list[Transition]:
+        batch: list[Record] = []
+        of = 0
+        for offset, ((partition, key, timestamp, number), step) in enumerate(
+            zip(self.stream.events, self.stream.steps, strict=True)
+        ):
+            if batch and (partition != of or "new batch" in step):
+                self.take(of, batch)
+                batch = []
+            of = partition
+            batch.append(Record(b'{"k":"%s","id":%d}' % (key.encode(), number), timestamp, offset))
+            if step & {"advance", "restart"}:
+                self.take(of, batch)
+                batch = []
+                if "advance" in step:
+                    self.advance()
+                if "restart" in step:
+                    self.restart()
+        self.take(of, batch)
+        self.advance(ended=True)
+        return self.out
+
+
+def counted(stream: Stream) -> list[tuple[int, str, int]]:
+    """(offset, key, timestamp) of the events that count, in the order of processing."""
+    verdicts = accepted([(event[0], event[2]) for event in stream.events], stream.rule.topic.lateness_ms)
+    seen: set[tuple[str, int]] = set()
+    kept = []
+    for offset, ((_, key, timestamp, number), good) in enumerate(zip(stream.events, verdicts, strict=True)):
+        if not good or (stream.rule.topic.event_id and (key, number) in seen):
+            continue
+        seen.add((key, number))
+        kept.append((offset, key, timestamp))
+    return kept
+
+
+def unlimited_memory(stream: Stream) -> bool:
+    """Whether no id is forgotten before its copy: they are remembered while timestamp >= floor - W."""
+    return stream.rule.topic.event_id is None or not any("advance" in step for step in stream.steps)
+
+
+@given(streams().filter(unlimited_memory))
+def test_the_final_episodes_are_those_of_brute_force(stream: Stream) -> None:
+    found = sorted(
+        (t.key[0], t.opened_at_ms, t.resolves_at_ms, t.peak, t.peak_exact, t.events)
+        for t in Run(stream).everything()
+        if t.status == "resolved" and t.merged_into is None
+    )
+    rule = stream.rule
+    must = []
+    for key in KEYS:
+        times = [timestamp for _, of, timestamp in counted(stream) if of == key]
+        must += [(key, *episode) for episode in episodes(times, rule.window_ms, rule.threshold)]
+    assert [(key, opens, ends, events) for key, opens, ends, _, _, events in found] == [
+        (key, opens, ends, events) for key, opens, ends, _, events in must
+    ]
+    for (*_, peak, exact, _), (*_, truth, _) in zip(found, must, strict=True):
+        assert peak == truth if exact else rule.threshold <= peak <= truth
+        assert exact or stream.thinned
+
+
+@given(streams().filter(unlimited_memory))
+def test_every_alert_has_one_life_in_order_and_nothing_is_left(stream: Stream) -> None:
+    run = Run(stream)
+    lives: dict[str, list[Transition]] = {}
+    for transition in run.everything():
+        lives.setdefault(transition.alert_id, []).append(transition)
+    for life in lives.values():
+        assert [t.sequence for t in life] == list(range(1, len(life) + 1))
+        assert life[0].status == "opened"
+        assert not any(t.reopened for t in life), "nothing was idle"
+        ends = [t for t in life if t.status == "resolved" and t.told]
+        assert len(ends) == 1
+    assert run.shard.evaluators[0].sizes() == (0, 0, 0)
+
+
+@given(streams().filter(unlimited_memory))
+def test_an_alert_opens_with_the_event_that_completes_the_breach(stream: Stream) -> None:
+    """After each prefix of the stream, what is in breach has been told, and nothing else ever was."""
+    run = Run(stream)
+    run.everything()
+    told: dict[int, list[Transition]] = {}
+    for transition in run.out:
+        if transition.status == "opened":
+            told.setdefault(transition.source.offset, []).append(transition)
+    events = counted(stream)
+    window, threshold = stream.rule.window_ms, stream.rule.threshold
+    for key in KEYS:
+        before: list[tuple[int, int]] = []
+        times: list[int] = []
+        for offset, of, timestamp in events:
+            if of != key:
+                continue
+            times.append(timestamp)
+            now = [(e.opened_at_ms, e.resolves_at_ms) for e in episodes(times, window, threshold)]
+            fresh = [n for n in now if not any(n[0] <= b[1] and b[0] <= n[1] for b in before)]
+            opened = [(t.opened_at_ms, t.resolves_at_ms) for t in told.get(offset, []) if t.key == (key,)]
+            assert sorted(opened) == sorted(fresh)
+            before = now
