@@ -1,0 +1,110 @@
+"""What the README shows: the demo, the load, the walk through."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scripts.load_orders import PRODUCTS, make_orders
+from tests.support.waiting import wait_until
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SHOWN = "\n".join(re.findall(r"```bash\n(.*?)```", README, re.DOTALL))
+COMMANDS = [line.partition("#")[0].strip() for line in SHOWN.splitlines()]
+
+
+def shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A command as the README has it, in the repository's root."""
+    assert command in COMMANDS, "the README does not show it"
+    return subprocess.run(
+        ["bash", "-c", command], cwd=ROOT, env={**os.environ, **environment}, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, check=False, timeout=240,
+    )  # fmt: skip
+
+
+def test_the_demo_shows_that_what_arrived_is_what_was_expected() -> None:
+    result = shell("scripts/demo")
+    assert result.returncode == 0, result.stdout + result.stderr
+    for expected in ("[warning] hot-product: Nokia", "[resolved] hot-product: iPhone", "webhook (signed): opened"):
+        assert expected in result.stdout
+    assert result.stdout.count("as it must be") == len(PRODUCTS)
+    assert "wrong" not in result.stdout
+
+
+def test_ctrl_c_ends_the_demo_and_leaves_no_process() -> None:
+    demo = subprocess.Popen(
+        [sys.executable, "-m", "scripts.demo"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert demo.stdout is not None
+    for line in demo.stdout:
+        if "opened" in line:
+            break
+    children = Path(f"/proc/{demo.pid}/task/{demo.pid}/children").read_text(encoding="ascii").split()
+    assert children
+    demo.send_signal(signal.SIGINT)
+    rest = demo.stdout.read()
+    assert demo.wait(30) == 130
+    assert "Traceback" not in rest
+    wait_until(lambda: not any(Path(f"/proc/{child}").exists() for child in children))
+
+
+def test_the_rules_can_be_tried_on_orders_that_were_written() -> None:
+    try:
+        assert shell(".venv/bin/tua check").returncode == 0
+        written = shell(".venv/bin/python scripts/load_orders.py --write orders.jsonl")
+        assert written.returncode == 0, written.stderr
+        result = shell(".venv/bin/tua backtest --events orders.jsonl")
+        assert result.returncode == 0, result.stderr
+        for line in result.stdout.splitlines():
+            assert line.rstrip() in README
+    finally:
+        (ROOT / "orders.jsonl").unlink(missing_ok=True)
+
+
+@pytest.mark.kafka
+def test_the_walk_through_on_a_real_kafka(tmp_path: Path) -> None:
+    environment = {"TUA_STATE_DIRECTORY": str(tmp_path / "state")}
+    background = []
+    try:
+        started = shell("scripts/kafka start")
+        assert started.returncode == 0, started.stderr
+        outputs = []
+        for command in (".venv/bin/python scripts/receivers.py", ".venv/bin/tua run"):
+            assert command in COMMANDS
+            out = tmp_path / str(len(outputs))
+            outputs.append(out)
+            with out.open("wb") as stream:
+                background.append(
+                    subprocess.Popen(
+                        command.split(), cwd=ROOT, env={**os.environ, **environment}, stdin=subprocess.DEVNULL,
+                        stdout=stream, stderr=stream,
+                    )
+                )  # fmt: skip
+        received, log = outputs
+        wait_until(lambda: "watching" in log.read_text(encoding="utf-8"), 60)
+        loaded = shell(".venv/bin/python scripts/load_orders.py")
+        assert loaded.returncode == 0, loaded.stderr
+        assert "Nokia" in loaded.stdout
+        for what in ("webhook (unsigned): opened", "[warning] hot-product: Nokia", "[warning] hot-product: iPhone"):
+            wait_until(lambda what=what: what in received.read_text(encoding="utf-8"), 30, what)
+        background[1].send_signal(signal.SIGINT)
+        assert background[1].wait(30) == 0
+    finally:
+        for process in background:
+            process.kill()
+            process.wait()
+        shell("scripts/kafka stop")
+
+
+def test_the_same_seed_gives_the_same_orders() -> None:
+    first, again, other = (make_orders(50, PRODUCTS, seed, 10, 0) for seed in (1, 1, 2))
+    assert first == again != other
+    assert sum(order.name is not None for order in first) == 50
+    assert any(order.name is None for order in make_orders(100, PRODUCTS, 34, 10, 0)), "deletes are among them"
