@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detection.intake import Record, TopicIntake
@@ -120,6 +120,7 @@ def unlimited_memory(stream: Stream) -> bool:
     return stream.rule.topic.event_id is None or not any("advance" in step for step in stream.steps)
 
 
+@settings(max_examples=400)
 @given(streams().filter(unlimited_memory))
 def test_the_final_episodes_are_those_of_brute_force(stream: Stream) -> None:
     found = sorted(
@@ -140,6 +141,7 @@ def test_the_final_episodes_are_those_of_brute_force(stream: Stream) -> None:
         assert exact or stream.thinned
 
 
+@settings(max_examples=400)
 @given(streams().filter(unlimited_memory))
 def test_every_alert_has_one_life_in_order_and_nothing_is_left(stream: Stream) -> None:
     run = Run(stream)
@@ -155,6 +157,7 @@ def test_every_alert_has_one_life_in_order_and_nothing_is_left(stream: Stream) -
     assert run.shard.evaluators[0].sizes() == (0, 0, 0)
 
 
+@settings(max_examples=400)
 @given(streams().filter(unlimited_memory))
 def test_an_alert_opens_with_the_event_that_completes_the_breach(stream: Stream) -> None:
     """After each prefix of the stream, what is in breach has been told, and nothing else ever was."""

@@ -103,6 +103,24 @@ def test_a_late_event_joins_two_alerts_and_the_one_opened_first_goes_on() -> Non
     assert (ends[-1].opened_at_ms, ends[-1].resolves_at_ms, ends[-1].events) == (2000, 11_000, 7)
 
 
+def test_a_late_event_whose_breach_only_touches_an_alert_is_part_of_it() -> None:
+    #            5 =========|10 (late)
+    #                        10 =========|15
+    assert told(play([10_000, 5_000], rule(threshold=1))) == [("opened", 10_000, 15_000), ("resolved", 5_000, 15_000)]
+    assert told(play([5_000, 15_000, 10_000], rule(threshold=1)))[-1] == ("resolved", 5_000, 20_000)
+
+
+def test_an_ended_episode_is_kept_as_long_as_an_accepted_event_may_touch_it() -> None:
+    evaluator = CountEvaluator(rule(threshold=1))
+    out: list[Transition] = []
+    evaluator.add(0, [("Nokia", 0, 0)], out)
+    for floor in (2_500, 4_999, 5_000):
+        evaluator.advance(5_000, floor, out)
+    evaluator.add(0, [("Nokia", 5_000, 1)], out)
+    evaluator.advance(ENDED, ENDED, out)
+    assert told(out) == [("opened", 0, 5_000), ("resolved", 0, 10_000)]
+
+
 def test_an_alert_resolves_only_when_the_watermark_is_beyond_its_end() -> None:
     evaluator = CountEvaluator(rule())
     out: list[Transition] = []
@@ -137,3 +155,16 @@ def test_copies_of_an_event_count_once() -> None:
     assert evaluator.copies == 1
     assert [t.status for t in out] == ["opened"]
     assert out[0].source.offset == 3
+
+
+def test_an_id_is_remembered_as_long_as_its_event_may_be_in_a_window() -> None:
+    evaluator = CountEvaluator(CountRule("hot", Topic("orders", event_id="order_id"), ("name",), 3, 5_000))
+    out: list[Transition] = []
+    evaluator.add(0, [("Nokia", 0, 0, "o1"), ("Nokia", 4_000, 1, "o2")], out)
+    evaluator.advance(5_000, 5_000, out)
+    evaluator.add(0, [("Nokia", 5_000, 2, "o1")], out)
+    assert evaluator.copies == 1
+    evaluator.advance(20_000, 20_000, out)
+    evaluator.add(0, [("Nokia", 20_000, 3, "o1")], out)
+    assert evaluator.copies == 1
+    assert evaluator.sizes()[1] == 1
