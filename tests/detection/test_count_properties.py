@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from detection.count import CountEvaluator
 from detection.intake import Record, TopicIntake
 from detection.rules import CountRule, Topic
 from detection.shard import Shard, ShardBatch
@@ -181,3 +184,43 @@ def test_an_alert_opens_with_the_event_that_completes_the_breach(stream: Stream)
             opened = [(t.opened_at_ms, t.resolves_at_ms) for t in told.get(offset, []) if t.key == (key,)]
             assert sorted(opened) == sorted(fresh)
             before = now
+
+
+@pytest.mark.parametrize("first_seed", range(0, 3_000, 500))
+def test_dense_disordered_streams_of_a_hot_key_equal_brute_force_thinned_or_not(first_seed: int) -> None:
+    """Hypothesis likes small examples; joins of thinned episodes need long ones."""
+    for seed in range(first_seed, first_seed + 500):
+        generator = random.Random(seed)
+        threshold, window, lateness = generator.randint(1, 5), generator.randint(1, 30), generator.randint(0, 40)
+        max_kept = generator.choice([None, 2 * threshold])
+        evaluator = CountEvaluator(CountRule("r", Topic("t"), ("k",), threshold, window), max_kept)
+        out: list[Transition] = []
+        times: list[int] = []
+        newest = now = 0
+        for offset in range(generator.randint(1, 80)):
+            now += generator.choice([0, 0, 1, 1, 2, 5, generator.randint(0, window)])
+            time = max(0, now - generator.randint(0, lateness))
+            if time < newest - lateness:
+                continue
+            newest = max(newest, time)
+            times.append(time)
+            evaluator.add(0, [("a", time, offset)], out)
+            if generator.random() < 0.3:
+                evaluator.advance(newest - lateness, newest - lateness, out)
+            if generator.random() < 0.1:
+                packed = evaluator.pack()
+                evaluator = CountEvaluator(evaluator.rule, max_kept)
+                evaluator.restore(packed)
+        evaluator.advance(ENDED, ENDED, out)
+        found = sorted(
+            (t.opened_at_ms, t.resolves_at_ms, t.events, t.peak, t.peak_exact)
+            for t in out
+            if t.status == "resolved" and not t.merged_into
+        )
+        must = [(e.opened_at_ms, e.resolves_at_ms, e.events, e.peak) for e in episodes(times, window, threshold)]
+        assert [row[:3] for row in found] == [row[:3] for row in must], seed
+        for (*_, peak, exact), (*_, truth) in zip(found, must, strict=True):
+            assert peak == truth if exact else threshold <= peak <= truth, seed
+            assert exact or max_kept, seed
+        assert not any(t.reopened for t in out), seed
+        assert evaluator.sizes() == (0, 0, 0), seed

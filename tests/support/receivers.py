@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import email
 import email.policy
+import logging
 import socket
 import ssl
 import threading
@@ -19,6 +20,8 @@ from typing import Any, Self
 
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult
+
+logging.getLogger("mail.log").setLevel(logging.CRITICAL)  # aiosmtpd logs every command, also when a test is over
 
 
 def free_port() -> int:
