@@ -138,6 +138,8 @@ class Reader:
 
 
 class Slot(StatefulSourcePartition[Arrivals, bytes]):
+    """One part of the input: the Kafka partitions that belong to it, their positions in its snapshot."""
+
     def __init__(self, source: KafkaSource, number: int, state: SlotState | None) -> None:
         self._source, self._number = source, number
         self._reader = source.reader()
