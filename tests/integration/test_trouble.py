@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable
 
 import pytest
+from confluent_kafka import TopicPartition
 
 from tests.integration.conftest import email, webhook
 from tests.support.cluster import Cluster
 from tests.support.job import Job
-from tests.support.orders import burst, calm, facts, final, logged, received
+from tests.support.orders import burst, calm, facts, final, logged, ms, received
 from tests.support.receivers import HttpReceiver, MailReceiver, Reply, free_port
 
 pytestmark = pytest.mark.kafka
@@ -179,4 +180,31 @@ def test_partitions_added_while_the_job_runs_are_read(make_job: Callable[..., Jo
     kafka.produce(job.topic, burst("Nokia", start + 500, 10, partition=2))
     job.wait_for(lambda: logged(job), "the alert of both partitions", timeout=60)
     assert logged(job)[0]["evidence"]["partition"] == 2
+    assert job.stop() == 0
+
+
+def test_records_that_were_deleted_before_they_were_read_are_said_and_the_rest_counts(
+    make_job: Callable[..., Job], kafka: Cluster
+) -> None:
+    job = make_job().start()
+    start = ago(60)
+    kafka.produce(job.topic, burst("Nokia", start, 10))
+    job.wait_for(lambda: kafka.committed(job.prefix, job.topic).get(0) == 10, "the orders to be counted")
+    assert job.stop() == 0
+    kafka.produce(job.topic, burst("Nokia", start + 500, 25))
+    kafka.admin.delete_records([TopicPartition(job.topic, 0, 15)])
+    job.start()
+    job.wait_for(lambda: logged(job), "the alert of those before and after the gap")
+    assert '"first": 10, "last": 14' in job.log()
+    assert ms(logged(job)[0]["opened_at"]) == start + 500 + 5 * 10 + 9 * 10
+    assert job.stop() == 0
+
+
+def test_a_topic_with_other_partitions_than_configured_is_read_whole_and_said(
+    make_job: Callable[..., Job], kafka: Cluster
+) -> None:
+    job = make_job(partitions=5).start()
+    kafka.produce(job.topic, burst("Nokia", ago(60), 20, partition=1))
+    job.wait_for(lambda: logged(job), "the alert")
+    assert '"partitions": 2, "configured": 5' in job.log()
     assert job.stop() == 0
