@@ -12,6 +12,8 @@ from detection.watermarks import NEVER, PartitionState
 
 VERIFIED_FOR_S = 15.0
 """How long a broker's answer that there is nothing more may be relied on."""
+_PROMPT_S = 2.0
+"""An answer that took longer came from a broker that could not be reached at first."""
 _COMING_S = 0.5
 
 
@@ -42,8 +44,8 @@ class Partition:
         self.waiting_bytes = 0
         self.committed: int | None = None
         self._begins = False
-        self._quiet_since_s = now_s
-        self._asked_s = self._answered_s = -1.0e9
+        self._quiet_since_s = self._reachable_since_s = now_s
+        self._asked_s = -1.0e9
         self._end_at_start: int | None = None
         self._end: int | None = None
         self._seen_to = -1
@@ -84,11 +86,17 @@ class Partition:
         """The broker had nothing at `offset` and beyond; transaction markers may lie before it."""
         self._seen_to = offset
 
-    def end_is(self, offset: int, asked_s: float) -> None:
-        """The broker's end offset, as asked for at `asked_s`."""
+    def end_is(self, offset: int, asked_s: float, answered_s: float) -> None:
+        """The broker's end offset."""
         if self._end_at_start is None:
             self._end_at_start = offset
         self._end, self._asked_s = offset, asked_s
+        if answered_s - asked_s > _PROMPT_S:
+            self.unanswered(answered_s)
+
+    def unanswered(self, now_s: float) -> None:
+        """The broker could not be reached up to now: what producers had to say meanwhile is yet to come."""
+        self._reachable_since_s = now_s
 
     def begin_anew(self, topic_id: str | None, now_s: float) -> None:
         """What comes next is the log of another topic of the same name."""
@@ -99,20 +107,24 @@ class Partition:
         self._quiet_since_s = now_s
 
     def wants_verifying(self, now_s: float) -> bool:
-        """Whether the broker should be asked for the end offset."""
+        """Whether the broker should be asked for the end offset.
+
+        Asked more often than idleness needs, so that no outage within the idle timeout goes unnoticed.
+        """
         if self._end_at_start is None:
             return True
-        quiet = now_s - self._quiet_since_s >= self.topic.idle_timeout_ms / 1000
-        return quiet and now_s - self._asked_s >= VERIFIED_FOR_S / 3
+        every_s = min(VERIFIED_FOR_S, self.topic.idle_timeout_ms / 1000) / 3
+        return now_s - self._quiet_since_s >= every_s and now_s - self._asked_s >= every_s
 
     def is_idle(self, now_s: float) -> bool:
-        """Nothing new for the idle timeout, and the broker says that there is nothing more.
+        """Nothing new for the idle timeout, and the broker, reachable all that time, says that there is nothing more.
 
         A broker that can't be reached says nothing, and silence is not taken for calm.
         """
-        quiet = now_s - self._quiet_since_s >= self.topic.idle_timeout_ms / 1000
-        verified = now_s - self._asked_s <= VERIFIED_FOR_S and self._asked_s > self._quiet_since_s
-        return quiet and verified and not self.waiting and self._end is not None and self._read_to() >= self._end
+        calm_since_s = max(self._quiet_since_s, self._reachable_since_s)
+        calm = now_s - calm_since_s >= self.topic.idle_timeout_ms / 1000
+        verified = now_s - self._asked_s <= VERIFIED_FOR_S and self._asked_s > calm_since_s
+        return calm and verified and not self.waiting and self._end is not None and self._read_to() >= self._end
 
     @property
     def caught_up(self) -> bool:

@@ -290,8 +290,11 @@ class Poller:
                 future.add_done_callback(partial(self._topic_came, name))
 
     def _end_came(self, partition: Partition, asked_s: float, done: Future[Any]) -> None:
+        answered_s = time.monotonic()
         if done.exception() is None:
-            self._answers.put(lambda: partition.end_is(done.result().offset, asked_s))
+            self._answers.put(lambda: partition.end_is(done.result().offset, asked_s, answered_s))
+        else:
+            self._answers.put(lambda: partition.unanswered(answered_s))
 
     def _topic_came(self, name: str, done: Future[Any]) -> None:
         if done.exception() is None:

@@ -39,14 +39,46 @@ def test_idle_is_what_the_broker_confirms(quiet_until: float, asked: float, end:
     read = partition()
     read.arrived([record(0)], 2, 1.0)
     read.take()
-    read.end_is(end, asked)
+    read.end_is(end, asked, asked)
     assert read.is_idle(quiet_until) is idle
+
+
+@pytest.mark.parametrize(
+    ("failed", "asked", "answered"),
+    [
+        pytest.param(25.0, 41.0, 41.0, id="asks that failed"),
+        pytest.param(None, 20.0, 25.0, id="an answer that took long"),
+    ],
+)
+def test_the_time_of_an_outage_is_not_calm(failed: float | None, asked: float, answered: float) -> None:
+    """What producers could not send meanwhile comes when the broker is back."""
+    read = partition()
+    read.arrived([record(0)], 2, 1.0)
+    read.take()
+    if failed is not None:
+        read.unanswered(failed)
+    read.end_is(1, asked, answered)
+    read.end_is(1, 42.0, 42.0)
+    assert not read.is_idle(42.0), "quiet for 41 s, but reachable only since 25"
+    read.end_is(1, 55.0, 55.0)
+    assert read.is_idle(55.0)
+
+
+def test_a_quiet_partition_is_verified_often_enough_to_notice_an_outage_within_the_idle_timeout() -> None:
+    read = partition()
+    read.end_is(0, 0.0, 0.0)
+    read.arrived([record(0)], 2, 1.0)
+    assert not read.wants_verifying(5.0)
+    assert read.wants_verifying(6.0)
+    read.end_is(1, 6.0, 6.0)
+    assert not read.wants_verifying(10.0)
+    assert read.wants_verifying(11.0)
 
 
 def test_not_idle_while_records_wait_to_be_passed_on() -> None:
     read = partition()
     read.arrived([record(0)], 2, 1.0)
-    read.end_is(1, 39.0)
+    read.end_is(1, 39.0, 39.0)
     assert not read.is_idle(40.0)
 
 
@@ -54,7 +86,7 @@ def test_a_transaction_marker_at_the_end_does_not_keep_a_partition_from_being_id
     read = partition()
     read.arrived([record(0)], 2, 1.0)
     read.take()
-    read.end_is(2, 39.0)  # offset 1 is the marker
+    read.end_is(2, 39.0, 39.0)  # offset 1 is the marker
     assert not read.is_idle(40.0)
     read.reached_end(2)
     assert read.is_idle(40.0)
@@ -64,11 +96,11 @@ def test_a_transaction_marker_at_the_end_does_not_keep_a_partition_from_being_id
 def test_caught_up_when_the_end_at_start_has_been_passed_on() -> None:
     read = partition()
     assert not read.state(1, 0, 0.0).caught_up, "the end is not known yet"
-    read.end_is(2, 0.0)
+    read.end_is(2, 0.0, 0.0)
     read.arrived([record(0), record(1)], 4, 1.0)
     assert not read.state(1, 0, 1.0).caught_up, "read, but not passed on"
     read.take()
-    read.end_is(100, 2.0)
+    read.end_is(100, 2.0, 2.0)
     assert read.state(1, 0, 2.0).caught_up, "what came after the start does not matter"
 
 

@@ -78,6 +78,7 @@ class Cluster:
                 "bootstrap.servers": self.bootstrap,
                 "enable.idempotence": True,
                 "linger.ms": 5,
+                "reconnect.backoff.max.ms": 500,
                 "message.max.bytes": 2_000_000,
                 "queue.buffering.max.messages": 1_000_000,
                 "log_level": 0,
