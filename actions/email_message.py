@@ -29,7 +29,8 @@ _HTML = Environment(autoescape=True).from_string(
 style="max-width:600px;background:#ffffff;border-top:6px solid {{ colour }}">
 <tr><td style="padding:24px 28px 8px">
 <span style="font-size:12px;font-weight:bold;letter-spacing:1px;color:{{ colour }}">{{ label | upper }}</span>
-<h1 style="margin:8px 0 0;font-size:20px;line-height:28px">{{ message }}</h1>
+<h1 style="margin:8px 0 0;font-size:20px;line-height:28px;word-break:break-word;white-space:pre-line">\
+{{ message }}</h1>
 </td></tr>
 <tr><td style="padding:8px 28px 24px">
 <table width="100%" cellpadding="0" cellspacing="0" style="font-size:14px;line-height:20px">
