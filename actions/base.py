@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from ipaddress import ip_address
@@ -109,6 +109,10 @@ class Action(ABC, Generic[SettingsT_co]):
     def recipients(self) -> tuple[str, ...]:
         """Display forms, free of secrets. Each recipient gets deliveries of its own."""
         return (self.name,)
+
+    def secrets(self) -> Iterable[str]:
+        """What must be kept out of everything stored or printed, should a target's answer repeat it."""
+        return ()
 
     @abstractmethod
     async def deliver(self, delivery: Delivery) -> Outcome:

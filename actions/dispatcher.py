@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import Callable, Sequence
 from types import MappingProxyType
 
@@ -36,8 +34,7 @@ class Dispatcher:
         }
         for name, action in settings.actions.items():
             actions[name] = create(name, action, now_ms)
-        owner = f"{os.getpid()}-{secrets.token_hex(8)}"
-        self._outbox = SafeOutbox(settings.state.directory / FILE_NAME, owner, now_ms)
+        self._outbox = SafeOutbox(settings.state.directory / FILE_NAME, now_ms)
         self._compose = Composer(settings, MappingProxyType(actions), self._outbox.actions_of)
         self._sender = Sender(self._outbox, actions, now_ms)
         self._sender.start()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from email.headerregistry import Address
 from typing import Annotated, Literal
@@ -78,6 +79,12 @@ class EmailAction(Action[EmailSettings]):
     def recipients(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(self.settings.to))
 
+    def secrets(self) -> Iterable[str]:
+        try:
+            return self._login() or ()
+        except ActionError:
+            return ()
+
     async def deliver(self, delivery: Delivery) -> Outcome:
         settings = self.settings
         if delivery.recipient not in settings.to:
@@ -105,8 +112,8 @@ class EmailAction(Action[EmailSettings]):
         except OSError as error:
             return Retry(f"the connection failed ({type(error).__name__})")
         else:
-            # It is accepted; how the good-bye goes changes nothing.
-            with suppress(aiosmtplib.SMTPException, OSError):
+            # It is accepted; how the good-bye goes changes nothing, the end of the attempt's time neither.
+            with suppress(aiosmtplib.SMTPException, OSError, asyncio.CancelledError):
                 await client.quit(timeout=2)
             return Delivered(answer)
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 import threading
@@ -45,7 +46,7 @@ class LogAction(Action[LogSettings]):
                 return Retry(UNREAD)
             if self._writing:
                 return Retry("standard output takes nothing at the moment")
-            return await self._write(stream, escaped(line))
+            return await self._write(stream, _encodable(escaped(line), stream.encoding))
 
     async def _write(self, stream: TextIO, line: str) -> Outcome:
         loop = asyncio.get_running_loop()
@@ -75,6 +76,15 @@ class LogAction(Action[LogSettings]):
         self._writing = True
         threading.Thread(target=write, name="log-action", daemon=True).start()
         return await written
+
+
+def _encodable(text: str, encoding: str | None) -> str:
+    """As it is, or where the stream's encoding lacks a character with `\\uXXXX`, which JSON reads back."""
+    try:
+        text.encode(encoding or "utf-8")
+    except UnicodeEncodeError:
+        return "".join(char if char.isascii() else json.dumps(char)[1:-1] for char in text)
+    return text
 
 
 def _forget(stream: TextIO) -> None:

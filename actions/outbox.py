@@ -3,10 +3,10 @@
 The file is the queue, the memory of what was told, and the audit trail. A delivery is `pending` until it ends
 as `delivered`, `dead` (its dead letter is a delivery of its own, made in the same transaction) or `suppressed`.
 
-Processes share the work by leases: a row is leased, in a transaction that also counts the attempt, before the
-attempt is made; the lease is renewed while the attempt runs and ends with its outcome. The rows of a process
-that died are due again when their leases run out. Only an attempt cut between the recipient's acceptance and
-the commit of its outcome can be repeated, under the same delivery id.
+A row belongs to the process that put it, its owner; what an owner left that is dead is adopted by another. A row
+is leased, in a transaction that also counts the attempt, before the attempt is made, and the lease ends with its
+outcome. Only an attempt cut between the recipient's acceptance and the commit of its outcome can be repeated, under
+the same delivery id.
 
 Per (alert, action, recipient) deliveries are attempted one at a time, in the order of their sequence.
 """
@@ -24,8 +24,8 @@ from actions.identity import News
 from actions.store import Store
 from detection.transitions import Transition
 
-LEASE_MS = 10_000
 BEHIND = 2**62
+STEPPED_MS = 10_000
 KEEP_MS = 30 * 86_400_000
 DEAD_LETTERS = "tua.dead-letters"
 
@@ -73,7 +73,7 @@ class Mark:
 class Outbox:
     """The queue over one Store. Every method may raise sqlite3.Error; then nothing of its work is done.
 
-    `owner` names this process: no two that live may share it.
+    `owner` names this process: no two that live may share it. Only rows of its own are leased.
     """
 
     def __init__(self, store: Store, owner: str) -> None:
@@ -130,7 +130,8 @@ class Outbox:
     def exchange(self, marks: Sequence[Mark], free: Mapping[str, int], now_ms: int) -> tuple[list[Leased], int | None]:
         """Write the outcomes and lease what is due, at most `free[action]` of each action, in one transaction.
 
-        Returns the leases, oldest first, and when the next row of these actions will be due (None: none waits).
+        Returns the leases, oldest first, and when the next row will be due of the actions that have a free place
+        (None: none waits).
         Nothing is written where there is nothing to do.
         """
         leases: list[Leased] = []
@@ -142,23 +143,29 @@ class Outbox:
                     for action, places in free.items():
                         if places > 0:
                             leases += [self._lease(db, row, now_ms) for row in self._due(db, action, places, now_ms)]
-            return leases, self._next_due(db, free)
+            return leases, self._next_due(db, [action for action, places in free.items() if places > 0])
 
-    def renew(self, ids: Sequence[str], now_ms: int) -> None:
-        """Prolong the leases of attempts that are still running."""
-        with self.store.writing() as db:
-            db.executemany(
-                "UPDATE deliveries SET due_ms = ?, scheduled_ms = ? WHERE id = ? AND leased AND owner = ?",
-                [(now_ms + LEASE_MS, now_ms, one, self._owner) for one in ids],
-            )
+    def adopt(self, is_dead: Callable[[str], bool], now_ms: int) -> None:
+        """Take over what owners left that are dead; what they had in hand is due now."""
+        with self.store.reading() as db:
+            others = "SELECT DISTINCT owner FROM deliveries WHERE state = 'pending' AND owner != ?"
+            dead = [name for (name,) in db.execute(others, (self._owner,)).fetchall() if is_dead(name)]
+            if not dead:
+                return
+            with self.store.writing():
+                db.executemany(
+                    "UPDATE deliveries SET due_ms = CASE WHEN leased THEN ? ELSE due_ms END, leased = 0, owner = ?"
+                    " WHERE state = 'pending' AND owner = ?",
+                    [(now_ms, self._owner, name) for name in dead],
+                )
 
     def strangers(self, known: Iterable[str]) -> list[Leased]:
-        """The pending deliveries of actions that are not among the known ones."""
+        """The pending deliveries of this owner for actions that are not among the known ones."""
         with self.store.reading() as db:
             names = list(known)
             places = ", ".join("?" * len(names))
-            sql = f"SELECT * FROM deliveries WHERE state = 'pending' AND action NOT IN ({places})"
-            return [as_leased(row) for row in rows_of(db, sql, names)]
+            sql = f"SELECT * FROM deliveries WHERE state = 'pending' AND owner = ? AND action NOT IN ({places})"
+            return [as_leased(row) for row in rows_of(db, sql, (self._owner, *names))]
 
     def actions_of(self, alert_id: str) -> list[str]:
         """The actions that an alert was told to before."""
@@ -168,11 +175,10 @@ class Outbox:
             )
             return [name for (name,) in rows.fetchall()]
 
-    def pending(self, after: int = 0) -> int:
-        """How many deliveries have not ended, of those with numbers above `after`."""
+    def pending(self) -> int:
+        """How many deliveries have not ended, whoever owns them."""
         with self.store.reading() as db:
-            sql = "SELECT COUNT(*) FROM deliveries WHERE state = 'pending' AND number > ?"
-            return int(db.execute(sql, (after,)).fetchone()[0])
+            return int(db.execute("SELECT COUNT(*) FROM deliveries WHERE state = 'pending'").fetchone()[0])
 
     def purge(self, now_ms: int) -> None:
         """Forget what ended long ago: deliveries, and alerts that are over with their aliases."""
@@ -186,31 +192,28 @@ class Outbox:
         rows = self._free(db, action, "due_ms <= ? ORDER BY due_ms, number LIMIT ?", (now_ms, places))
         if len(rows) < places:
             # Scheduled in the future: the clock stepped back, and what it was to wait for may be an hour away.
-            stepped = (now_ms + LEASE_MS, places - len(rows))
+            stepped = (now_ms + STEPPED_MS, places - len(rows))
             rows += self._free(db, action, f"scheduled_ms > ? AND due_ms < {BEHIND} LIMIT ?", stepped)
         return list({row["id"]: row for row in rows}.values())
 
     def _free(self, db: sqlite3.Connection, action: str, condition: str, values: Sequence[int]) -> list[Row]:
         return rows_of(
             db,
-            "SELECT * FROM deliveries AS d WHERE state = 'pending' AND action = ? AND NOT (leased AND owner = ?)"
+            "SELECT * FROM deliveries AS d WHERE state = 'pending' AND owner = ? AND action = ? AND NOT leased"
             " AND NOT EXISTS (SELECT 1 FROM deliveries WHERE state = 'pending' AND alert_id = d.alert_id"
             f"  AND action = d.action AND recipient = d.recipient AND sequence < d.sequence) AND {condition}",
-            (action, self._owner, *values),
+            (self._owner, action, *values),
         )
 
     def _lease(self, db: sqlite3.Connection, row: Row, now_ms: int) -> Leased:
         row |= {
             "leased": 1,
-            "owner": self._owner,
-            "due_ms": now_ms + LEASE_MS,
-            "scheduled_ms": now_ms,
             "attempts": row["attempts"] + 1,
             "first_attempt_ms": now_ms if row["first_attempt_ms"] is None else row["first_attempt_ms"],
         }
         db.execute(
-            "UPDATE deliveries SET leased = :leased, owner = :owner, due_ms = :due_ms, scheduled_ms = :scheduled_ms,"
-            " attempts = :attempts, first_attempt_ms = :first_attempt_ms WHERE number = :number",
+            "UPDATE deliveries SET leased = 1, attempts = :attempts, first_attempt_ms = :first_attempt_ms"
+            " WHERE number = :number",
             row,
         )
         return as_leased(row)
@@ -218,9 +221,9 @@ class Outbox:
     def _next_due(self, db: sqlite3.Connection, actions: Iterable[str]) -> int | None:
         dues = [
             db.execute(
-                "SELECT due_ms FROM deliveries WHERE state = 'pending' AND action = ? AND NOT (leased AND owner = ?)"
+                "SELECT due_ms FROM deliveries WHERE state = 'pending' AND owner = ? AND action = ? AND NOT leased"
                 " ORDER BY due_ms LIMIT 1",
-                (action, self._owner),
+                (self._owner, action),
             ).fetchone()
             for action in actions
         ]
@@ -229,12 +232,11 @@ class Outbox:
     def _apply(self, db: sqlite3.Connection, mark: Mark, now_ms: int) -> None:
         delivery = mark.leased.delivery
         if mark.state == "waits":
-            # Without a lease that is still ours somebody else has it in hand, and will know better.
             db.execute(
                 "UPDATE deliveries SET leased = 0, due_ms = ?, scheduled_ms = ?, failures = failures + 1,"
                 " failing_since_ms = CASE WHEN ? THEN 0 WHEN failures = 0 THEN ? ELSE failing_since_ms END,"
-                " last_answer = ? WHERE id = ? AND state = 'pending' AND leased AND owner = ?",
-                (now_ms + mark.delay_ms, now_ms, mark.asked, now_ms, mark.answer, delivery.id, self._owner),
+                " last_answer = ? WHERE id = ? AND state = 'pending' AND leased",
+                (now_ms + mark.delay_ms, now_ms, mark.asked, now_ms, mark.answer, delivery.id),
             )
             return
         ended = db.execute(

@@ -20,15 +20,15 @@ import structlog
 from actions import metrics
 from actions.alert import iso
 from actions.base import Action, Delivered, Outcome, Refused, Retry
-from actions.outbox import LEASE_MS, Leased, Mark
+from actions.outbox import Leased, Mark
 from actions.spare import SafeOutbox
-from actions.text import cut, escaped
+from actions.text import cut, escaped, redacted
 from settings.actions import ActionSettings
 
 _log = structlog.get_logger()
 
 POLL_MS = 1_000
-RENEW_S = LEASE_MS / 3_000
+ADOPT_S = 2.0
 PURGE_S = 3_600.0
 MAX_RETRY_AFTER_MS = 3_600_000
 SAY_EVERY_MS = 10_000
@@ -153,7 +153,7 @@ class Sender:
         self._awake.set()
 
     def _mark(self, leased: Leased, action: Action[ActionSettings], outcome: Outcome) -> Mark:
-        answer = cut(escaped(outcome.detail), ANSWER_LENGTH)
+        answer = cut(escaped(redacted(outcome.detail, action.secrets())), ANSWER_LENGTH)
         about: dict[str, Any] = {
             "action": action.name,
             "recipient": leased.delivery.recipient,
@@ -172,16 +172,16 @@ class Sender:
         give_up_ms = leased.first_attempt_ms + retry.give_up_ms
         if action.gives_up and now_ms >= give_up_ms:
             return self._dead(leased, answer, "gave up", action)
-        if outcome.after_ms is not None:
-            delay_ms = min(outcome.after_ms, MAX_RETRY_AFTER_MS)
-        else:
-            delay_ms = retry.delays_ms[min(leased.failures, len(retry.delays_ms) - 1)]
-            delay_ms = int(delay_ms * (0.9 + 0.2 * self._jitter()))
+        delay_ms = retry.delays_ms[min(leased.failures, len(retry.delays_ms) - 1)]
+        delay_ms = int(delay_ms * (0.9 + 0.2 * self._jitter()))
+        asked_ms = min(outcome.after_ms or 0, MAX_RETRY_AFTER_MS)
+        asked = asked_ms > delay_ms  # to be tried again sooner is not for the target to ask
+        delay_ms = max(delay_ms, asked_ms)
         if action.gives_up:
             delay_ms = min(delay_ms, give_up_ms - now_ms)
         metrics.DELIVERIES.labels(action.name, "retry").inc()
         self._say_failing(now_ms, **about, answer=answer, in_ms=delay_ms)
-        return Mark(leased, "waits", answer, delay_ms=delay_ms, asked=outcome.after_ms is not None)
+        return Mark(leased, "waits", answer, delay_ms=delay_ms, asked=asked)
 
     def _say_failing(self, now_ms: int, *, action: str, **about: object) -> None:
         # A target that is down fails for everything that waits for it: that is one message, not thousands.
@@ -219,35 +219,36 @@ class Sender:
         return Mark(leased, "dead", answer, reason, dead_letter=letter)
 
     async def _keep(self) -> None:
-        """What has to be done now and then: renew leases, end what nobody can deliver, purge."""
+        """What has to be done now and then: take over from the dead, end what nobody can deliver, purge."""
         loop = asyncio.get_running_loop()
         purge_at = 0.0
         while True:
             try:
+                await self._on_disk(self._outbox.adopt)
+                await self._end_strangers()
                 if loop.time() >= purge_at:
                     purge_at = loop.time() + PURGE_S
-                    await self._end_strangers()
                     await self._on_disk(self._outbox.purge)
-                if ids := [leased.delivery.id for leased in self._attempts.values()]:
-                    await self._on_disk(self._outbox.renew, ids)
             except Exception as error:  # noqa: BLE001 - as in _clerk
                 _log.error("The sender stumbled and goes on", error=repr(error))
-            await asyncio.sleep(RENEW_S)
+            await asyncio.sleep(ADOPT_S)
 
     async def _end_strangers(self) -> None:
-        strangers = await self._on_disk(self._outbox.strangers, tuple(self._actions))
-        for leased in strangers:
+        for leased in await self._on_disk(self._outbox.strangers, tuple(self._actions)):
             answer = leased.row["last_answer"] or ""
             self._marks.append(self._dead(leased, answer, "its action is no longer configured", None))
-        self._awake.set()
+            self._awake.set()
 
     async def _finish(self) -> None:
         if self._attempts:
             await asyncio.wait(self._attempts, timeout=self._grace_s)
-        for task, leased in list(self._attempts.items()):
-            task.cancel()
-            # Due at the next start, without waiting for the lease to run out.
-            self._marks.append(Mark(leased, "waits", "cut short by the end of the job"))
+        if left := dict(self._attempts):
+            for task in left:
+                task.cancel()
+            # One that had been accepted says so even now.
+            await asyncio.wait(left, timeout=2)
+            cut_short = [leased for task, leased in left.items() if not task.done() or task.cancelled()]
+            self._marks += [Mark(leased, "waits", "cut short by the end of the job") for leased in cut_short]
         try:
             await self._on_disk(self._outbox.exchange, tuple(self._marks), {})
             async with asyncio.timeout(2):

@@ -4,7 +4,8 @@ The spare has the same schema and the same code. While it is in use, new transit
 process left in the file (as far as that can be read) is copied into it at once, so that retries go on too.
 The file is tried again every other second; once it can be written, everything in the spare is moved there in
 one transaction, with the state each row has by then. A crash in the meantime loses what is in memory: the
-flow's replay brings back an epoch of it, which is why the source pauses when the spare is full.
+flow's replay brings back an epoch of it, which is why the source pauses when the spare is full. What has ended
+stays in the spare too, for it is the memory of what was told, and counts as much.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ import structlog
 from actions import metrics
 from actions.identity import key_text
 from actions.outbox import Compose, Leased, Mark, Outbox, Row, line_up, rows_of
-from actions.store import Store
+from actions.owner import Owner
+from actions.store import OutboxError, Store
 from detection.transitions import Transition
 
 _log = structlog.get_logger()
@@ -35,14 +37,19 @@ T = TypeVar("T")
 class SafeOutbox:
     """An Outbox in the file `path` whose methods do not raise for trouble with the disk.
 
-    Opening it does raise OutboxError: at the start a person is there to mend it. `now_ms` is the wall clock;
-    the spare is `full` with more than `bound` deliveries in it.
+    Opening it does raise OutboxError: at the start a person is there to mend it. It takes over what dead processes
+    left. `now_ms` is the wall clock; the spare is `full` with more than `bound` deliveries in it.
     """
 
-    def __init__(self, path: Path, owner: str, now_ms: Callable[[], int], bound: int = 10_000) -> None:
-        self._file = Outbox(Store(path, BUSY_MS), owner)
+    def __init__(self, path: Path, now_ms: Callable[[], int], bound: int = 10_000) -> None:
+        store = Store(path, BUSY_MS)
+        try:
+            self._owner = Owner(path.parent / "owners")
+        except OSError as error:
+            store.close()
+            raise OutboxError(f"the directory {path.parent / 'owners'} cannot be used: {error}") from error
+        self._file = Outbox(store, self._owner.name)
         self._spare: Outbox | None = None
-        self._owner = owner
         self._now_ms = now_ms
         self._bound = bound
         self._in_spare = 0
@@ -50,6 +57,7 @@ class SafeOutbox:
         self._closed = False
         self._tried_ms = self._said_ms = 0
         self._lock = RLock()
+        self.adopt()
 
     @property
     def full(self) -> bool:
@@ -79,10 +87,10 @@ class SafeOutbox:
             lambda spare: _add(spare, (mark.leased for mark in marks)),
         )
 
-    def renew(self, ids: Sequence[str]) -> None:
-        """Outbox.renew."""
+    def adopt(self) -> None:
+        """Outbox.adopt. While the disk is in trouble others' rows stay theirs."""
         now_ms = self._now_ms()
-        self._do(lambda file: file.renew(ids, now_ms), lambda spare: spare.renew(ids, now_ms))
+        self._do(lambda file: file.adopt(self._owner.is_dead, now_ms), lambda _: None)
 
     def purge(self) -> None:
         """Outbox.purge."""
@@ -113,10 +121,12 @@ class SafeOutbox:
                 return
             self._closed = True
             if self._spare is not None and not self._mend(self._spare):
-                _log.error("The outbox still cannot be written, deliveries in memory are lost", pending=self._in_spare)
+                pending = self._spare.pending()
+                _log.error("The outbox still cannot be written, deliveries in memory are lost", pending=pending)
             self._file.store.close()
             if self._spare is not None:
                 self._spare.store.close()
+            self._owner.close()
 
     def _do(
         self,
@@ -136,7 +146,9 @@ class SafeOutbox:
                     self._spare = self._open_spare(error)
             prepare(self._spare)
             result = on_spare(self._spare)
-            self._in_spare = self._spare.pending(after=self._copied)
+            with self._spare.store.reading() as memory:
+                made = memory.execute("SELECT COUNT(*) FROM deliveries WHERE number > ?", (self._copied,))
+                (self._in_spare,) = made.fetchone()
             return result
 
     def _open_spare(self, error: sqlite3.Error) -> Outbox:
@@ -149,7 +161,7 @@ class SafeOutbox:
         metrics.OUTBOX_IN_TROUBLE.set(1)
         with suppress(sqlite3.Error):
             self._file.store.wait_for_others_ms(50)
-        spare = Outbox(Store(None), self._owner)
+        spare = Outbox(Store(None), self._owner.name)
         self._copy_pending(spare)
         return spare
 
@@ -168,7 +180,8 @@ class SafeOutbox:
                     _insert(file, "targets", row, success)
                 for row in rows_of(memory, "SELECT * FROM alerts ORDER BY number"):
                     _insert(file, "alerts", _bare(row), _update("id", row, "excluded.sequence >= alerts.sequence"))
-                for row in rows_of(memory, "SELECT * FROM deliveries ORDER BY number"):
+                own = "SELECT * FROM deliveries WHERE owner = ? ORDER BY number"
+                for row in rows_of(memory, own, (self._owner.name,)):
                     _insert(file, "deliveries", _bare(row), _update("id", row, "deliveries.state = 'pending'"))
                 line_up(file, self._now_ms())
             self._file.store.wait_for_others_ms(BUSY_MS)
@@ -182,7 +195,10 @@ class SafeOutbox:
         return True
 
     def _copy_alerts(self, spare: Outbox, transitions: Sequence[Transition]) -> None:
-        """What the file knows of the alerts of these transitions, so that ids and sequences go on."""
+        """What the file knows of the alerts of these transitions, so that ids, sequences and their order go on.
+
+        A delivery of such an alert that still waits in the file holds back the later ones, also another process's.
+        """
         keys = {(t.rule, t.rule_version, key_text(t)) for t in transitions}
         with suppress(sqlite3.Error), self._file.store.reading() as file, spare.store.writing() as memory:
             for key in keys:
@@ -191,12 +207,15 @@ class SafeOutbox:
                     _insert(memory, "alerts", _bare(alert), "ON CONFLICT DO NOTHING")
                     for alias in rows_of(file, "SELECT * FROM aliases WHERE alert_id = ?", (alert["id"],)):
                         _insert(memory, "aliases", alias, "ON CONFLICT DO NOTHING")
+                    waiting = "SELECT * FROM deliveries WHERE state = 'pending' AND alert_id = ? ORDER BY number"
+                    for row in rows_of(file, waiting, (alert["id"],)):
+                        _insert(memory, "deliveries", _bare(row), "ON CONFLICT DO NOTHING")
 
     def _copy_pending(self, spare: Outbox) -> None:
-        """What this process left in the file or is attempting. Others' rows are others' to attempt."""
+        """What this process left in the file or is attempting, as much of it as memory may hold."""
         with suppress(sqlite3.Error), self._file.store.reading() as file, spare.store.writing() as memory:
-            own = "SELECT * FROM deliveries WHERE state = 'pending' AND owner = ? ORDER BY number"
-            for row in rows_of(file, own, (self._owner,)):
+            own = "SELECT * FROM deliveries WHERE state = 'pending' AND owner = ? ORDER BY number LIMIT ?"
+            for row in rows_of(file, own, (self._owner.name, self._bound)):
                 _insert(memory, "deliveries", _bare(row), "ON CONFLICT DO NOTHING")
             self._copied = memory.execute("SELECT COALESCE(MAX(number), 0) FROM deliveries").fetchone()[0]
 

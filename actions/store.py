@@ -17,10 +17,10 @@ from actions.identity import SCHEMA as ALERTS_SCHEMA
 
 SCHEMA_VERSION = 1
 
-# `due_ms`: when the next attempt may start; while a row is leased, when the lease runs out; BEHIND while an
-# earlier transition of the same alert is still on its way to the same recipient.
+# `due_ms`: when the next attempt may start; BEHIND while an earlier transition of the same alert is still on its way
+# to the same recipient. `leased`: an attempt is being made, or its process died meanwhile.
 # `scheduled_ms`: when due_ms was set. A row scheduled in the future means that the wall clock stepped back.
-# `owner`: the process that put the row or leased it last.
+# `owner`: the process that put the row or has adopted it, the only one that attempts it.
 # `failures`: failed attempts since the target was last seen to work again; they choose the next delay.
 # `failing_since_ms`: the first of these failures; 0 if none, or if the target named its own time.
 # `releases`: how often the row was made due at once because the target worked again.
@@ -48,8 +48,8 @@ CREATE TABLE deliveries (
     last_answer TEXT,
     ended_ms INTEGER
 ) STRICT;
-CREATE INDEX deliveries_due ON deliveries (action, due_ms, number) WHERE state = 'pending';
-CREATE INDEX deliveries_scheduled ON deliveries (action, scheduled_ms) WHERE state = 'pending';
+CREATE INDEX deliveries_due ON deliveries (owner, action, due_ms, number) WHERE state = 'pending';
+CREATE INDEX deliveries_scheduled ON deliveries (owner, action, scheduled_ms) WHERE state = 'pending';
 CREATE INDEX deliveries_in_line ON deliveries (alert_id, action, recipient, sequence) WHERE state = 'pending';
 CREATE INDEX deliveries_of_an_alert ON deliveries (alert_id, sequence);
 CREATE INDEX deliveries_ended ON deliveries (ended_ms) WHERE ended_ms IS NOT NULL;

@@ -11,7 +11,8 @@ import binascii
 import hashlib
 import hmac
 import logging
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -31,6 +32,8 @@ from settings.secrets import MaybeSecret, Secret, SecretError, SecretRefs
 _log = structlog.get_logger()
 
 ANSWER_BYTES = 4096
+SHORTEST_TOKEN = 8
+_HOST = re.compile(rb"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
 RETRIED = frozenset({408, 425, 429})
 
 # httpx2 logs every URL at INFO, and a URL may hold a token.
@@ -85,6 +88,14 @@ class WebhookAction(Action[WebhookSettings]):
     def recipients(self) -> tuple[str, ...]:
         """`https://host:port`: the rest of a URL may be a secret."""
         return (f"{self._url.scheme}://{self._url.netloc.decode().rpartition('@')[2]}",)
+
+    def secrets(self) -> Iterable[str]:
+        """What of the URL may be a token, and the keys of the signature as they are written."""
+        url = self._url
+        target = url.raw_path.decode("ascii")
+        parts = [part for part in (target, *re.split("[/?&=]", target)) if len(part) >= SHORTEST_TOKEN]
+        keys = [base64.b64encode(key).decode().rstrip("=") for key in self._keys]
+        return [*parts, url.userinfo.decode("ascii"), url.password, *keys]
 
     async def deliver(self, delivery: Delivery) -> Outcome:
         body = msgspec.json.encode(
@@ -162,9 +173,12 @@ def retry_after_ms(header: str | None, now_ms: int) -> int | None:
 
 
 async def _answer(response: httpx2.Response) -> str:
-    """The start of the body, for the audit. The status has come already: nothing that happens here changes it."""
+    """The start of the body, for the audit.
+
+    The status has come already: nothing that happens here changes it, the end of the attempt's time neither.
+    """
     data = b""
-    with suppress(httpx2.HTTPError, OSError, TimeoutError):
+    with suppress(httpx2.HTTPError, OSError, TimeoutError, asyncio.CancelledError):
         async with asyncio.timeout(1):
             async for chunk in response.aiter_raw(ANSWER_BYTES):
                 data += chunk
@@ -181,6 +195,8 @@ def _mistake(text: str, allow_insecure: bool) -> tuple[str, str] | None:
         return "this is no URL", "https://host/path"
     if url.scheme not in ("http", "https") or not url.host:
         return "a webhook's url must be a full one", "https://host/path"
+    if not _HOST.fullmatch(url.raw_host) or url.port not in (None, *range(1, 65536)):
+        return "no such host or port can be", "https://host/path, or https://host:port/path"
     if url.scheme == "http" and not allow_insecure and not is_loopback(url.host):
         return (
             "a webhook's url must be https: alerts tell about people and products",

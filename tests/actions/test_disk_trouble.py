@@ -17,6 +17,7 @@ import structlog
 
 from actions import spare
 from actions.dispatcher import Dispatcher
+from settings import RetrySettings
 from tests.actions.conftest import Start
 from tests.support.delivering import Broker, action, opened, resolved, rows
 from tests.support.receivers import HttpReceiver, Reply
@@ -125,6 +126,61 @@ def test_what_waited_in_the_file_is_retried_and_not_again_and_again(
     assert {row["state"] for row in rows(tmp_path / "state")} == {"delivered"}
 
 
+def test_what_an_earlier_run_left_goes_on_from_memory_too_and_in_order(
+    start: Start, web: HttpReceiver, tmp_path: Path
+) -> None:
+    web.default = Reply(500)
+    run = start({"web": action("webhook", url=web.url)})
+    life = opened(run.settings)
+    run.dispatcher.put([life])
+    wait_until(lambda: web.requests)
+    run.restart()
+    with read_only(run.dispatcher, tmp_path / "state"):
+        run.dispatcher.put([resolved(life)])
+        web.requests.clear()
+        web.default = Reply(200)
+        wait_until(lambda: len({id_ for id_, _ in told(web)}) and run.dispatcher.pending() == 0)
+    assert list(dict.fromkeys(told(web))) == [("a1", 1), ("a1", 2)]
+
+
+def test_while_one_process_cannot_write_no_other_sends_what_is_its_own(
+    start: Start, web: HttpReceiver, tmp_path: Path
+) -> None:
+    web.default = Reply(500)
+    slow = RetrySettings(delays=(300,))
+    one = start({"web": action("webhook", url=web.url, retry=slow)})
+    other = start({"web": action("webhook", url=web.url, retry=slow)})
+    one.dispatcher.put([opened(one.settings, f"a{n}", f"A{n}") for n in range(8)])
+    wait_until(lambda: sum(row["failures"] for row in rows(tmp_path / "state")) == 8)
+    with read_only(one.dispatcher, tmp_path / "state"):
+        one.dispatcher.put([opened(one.settings, "during", "B")])
+        assert one.dispatcher._outbox.in_trouble
+        web.requests.clear()
+        web.default = Reply(200)
+        wait_until(lambda: one.dispatcher.pending() == 0)
+    wait_until(lambda: other.dispatcher.pending() == 0)
+    assert sorted(told(web)) == [*((f"a{n}", 1) for n in range(8)), ("during", 1)]
+
+
+def test_what_another_process_has_not_told_yet_holds_back_what_comes_later(
+    start: Start, web: HttpReceiver, tmp_path: Path
+) -> None:
+    web.default = Reply(500)
+    one = start({"web": action("webhook", url=web.url)})
+    other = start({"web": action("webhook", url=web.url)})
+    life = opened(one.settings)
+    one.dispatcher.put([life])
+    wait_until(lambda: web.requests)
+    with read_only(other.dispatcher, tmp_path / "state"):
+        later = opened(one.settings, "b", "B")
+        other.dispatcher.put([resolved(life), later])
+        wait_until(lambda: ("b", 1) in told(web))
+        assert ("a1", 2) not in told(web)
+    web.default = Reply(200)
+    wait_until(lambda: ("a1", 2) in told(web))
+    assert [one for one in dict.fromkeys(told(web)) if one[0] == "a1"] == [("a1", 1), ("a1", 2)]
+
+
 def test_an_outcome_that_the_file_cannot_take_is_not_forgotten(start: Start, web: HttpReceiver, tmp_path: Path) -> None:
     web.default = Reply(delay_s=0.5)
     run = start({"web": action("webhook", url=web.url)})
@@ -148,6 +204,18 @@ def test_memory_has_a_bound_at_which_the_source_must_pause(start: Start, tmp_pat
             run.dispatcher.put([opened(run.settings, f"c{n}", f"C{n}") for n in range(10)])
             wait_until(lambda: run.dispatcher.full)
         wait_until(lambda: not run.dispatcher.full)
+
+
+def test_what_was_delivered_from_memory_counts_against_the_bound(
+    start: Start, web: HttpReceiver, tmp_path: Path
+) -> None:
+    run = start({"web": action("webhook", url=web.url)})
+    run.dispatcher._outbox._bound = 10
+    with read_only(run.dispatcher, tmp_path / "state"):
+        run.dispatcher.put([opened(run.settings, f"a{n}", f"A{n}") for n in range(6)])
+        wait_until(lambda: run.dispatcher.pending() == 0)
+        assert run.dispatcher.full
+    wait_until(lambda: not run.dispatcher.full)
 
 
 def test_what_is_still_in_memory_at_the_end_is_said(start: Start, tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
+import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from actions.webhook import WebhookAction
 from settings import RetrySettings
 from tests.actions.conftest import Start
 from tests.support.delivering import Broker, action, clock_ms, email_action, opened, resolved, rows, settings
-from tests.support.receivers import HttpReceiver, MailReceiver, Reply, free_port
+from tests.support.receivers import HttpReceiver, MailReceiver, RawServer, Reply, accept_mails, free_port
 from tests.support.waiting import wait_until
 
 
@@ -344,6 +346,56 @@ def test_a_target_may_say_when_to_come_again(
     wait_until(lambda: sum(row["failures"] for row in rows(tmp_path / "state")) == 1)
     (row,) = [row for row in rows(tmp_path / "state") if row["state"] == "pending"]
     assert row["due_ms"] - row["scheduled_ms"] == waits_s * 1_000
+
+
+def test_a_target_that_asks_for_the_next_attempt_at_once_is_not_hammered(
+    start: Start, web: HttpReceiver, tmp_path: Path
+) -> None:
+    web.default = Reply(503, {"retry-after": "0"})
+    run = start({"web": action("webhook", url=web.url, retry=RetrySettings(delays=(0, 3_000_000)))})
+    run.dispatcher.put([opened(run.settings)])
+    wait_until(lambda: any(row["due_ms"] > clock_ms() + 1_000_000 for row in rows(tmp_path / "state")))
+    assert len(web.requests) == 2
+
+
+@pytest.mark.parametrize(
+    "answer", [b"250 Angenommen f\xfcr Zustellung", b"451 sp\xe4ter", b"550 bo\xeete inconnue"], ids=["2", "4", "5"]
+)
+def test_an_answer_in_bytes_that_are_no_utf8_is_an_answer_like_others(
+    start: Start, web: HttpReceiver, broker: Broker, tmp_path: Path, answer: bytes
+) -> None:
+    mails = 0
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal mails
+        mails += 1
+        await accept_mails(reader, writer, threading.Event(), answer)
+
+    with RawServer(talk) as server:
+        retry = RetrySettings(delays=(10,), give_up=1_000)
+        run = start({"mail": email_action(server.port, retry=retry), "web": action("webhook", url=web.url)})
+        run.dispatcher.put([opened(run.settings, "a", "A")])
+        wait_until(lambda: mails)
+        run.dispatcher.put([opened(run.settings, "b", "B")])
+        wait_until(lambda: run.dispatcher.pending() == 0)
+    assert len(web.requests) == 2
+    (said,) = {row["last_answer"] for row in rows(tmp_path / "state") if row["action"] == "mail"}
+    assert "\\udc" in said
+    assert len(broker.on("tua.dead-letters")) == (0 if answer.startswith(b"2") else 2)
+
+
+def test_a_mail_accepted_when_the_job_ends_is_not_sent_again(start: Start, tmp_path: Path) -> None:
+    goodbye = threading.Event()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await accept_mails(reader, writer, goodbye)
+
+    with RawServer(talk) as server:
+        run = start({"mail": email_action(server.port)})
+        run.dispatcher.put([opened(run.settings)])
+        assert goodbye.wait(10)
+        run.dispatcher.close(0)
+    assert [row["state"] for row in rows(tmp_path / "state") if row["action"] == "mail"] == ["delivered"]
 
 
 def test_delays_follow_the_settings_with_some_jitter(start: Start, web: HttpReceiver, tmp_path: Path) -> None:

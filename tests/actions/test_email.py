@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import ssl
+import threading
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from actions.email import EmailAction, EmailSettings
 from settings import Secret
 from tests.actions.test_alert import ALERT
 from tests.support.delivering import clock_ms, email_action
-from tests.support.receivers import MailReceiver, RawServer, free_port
+from tests.support.receivers import MailReceiver, RawServer, accept_mails, free_port
 
 CERTIFICATE = Path(__file__).parents[1] / "support" / "localhost.pem"
 PASSWORD = "correct horse battery"
@@ -110,6 +111,8 @@ def test_each_address_is_a_recipient_of_its_own() -> None:
         "Nokia\u2028Bcc: victim@example.com",
         "\x1b[2JNokia\x07\x00",
         "\u202enokia",
+        "=?utf-8?q?x=0D=0AReply-To:_evil@example.com=0D=0A=0D=0AClick_here?=",
+        "=?utf-7?q?+2AA-?=",
     ],
 )
 async def test_a_name_cannot_make_a_header_or_a_terminal_escape(mail: MailReceiver, name: str) -> None:
@@ -118,6 +121,7 @@ async def test_a_name_cannot_make_a_header_or_a_terminal_escape(mail: MailReceiv
     (got,) = mail.mails
     assert got.recipients == ["a@example.com"]
     assert got.message["Bcc"] is None
+    assert got.message["Reply-To"] is None
     assert len(got.message.get_all("Subject") or ()) == 1
     for part in got.message.walk():
         if not part.is_multipart():
@@ -200,6 +204,19 @@ async def test_a_mail_that_was_accepted_is_delivered_however_the_goodbye_goes() 
 
     with RawServer(rude) as server:
         assert await mailer(server.port).deliver(delivery()) == Delivered("accepted")
+
+
+async def test_a_mail_that_was_accepted_is_delivered_also_when_the_time_is_over_by_then() -> None:
+    goodbye = threading.Event()
+
+    async def slow_to_say_goodbye(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await accept_mails(reader, writer, goodbye)
+
+    with RawServer(slow_to_say_goodbye) as server:
+        attempt = asyncio.create_task(mailer(server.port).deliver(delivery()))
+        assert await asyncio.to_thread(goodbye.wait, 10)
+        attempt.cancel()
+        assert await attempt == Delivered("accepted")
 
 
 async def test_starttls_and_login(server_tls: ssl.SSLContext, login: dict[str, object]) -> None:

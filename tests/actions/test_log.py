@@ -62,6 +62,17 @@ async def test_control_characters_reach_no_terminal(monkeypatch: pytest.MonkeyPa
         assert json.loads(text)["message"] == NASTY.message
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "gb2312", "utf-8"])
+async def test_a_stream_of_any_encoding_gets_json_that_says_the_same(
+    monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding))
+    alert = ALERT.model_copy(update={"message": "M\u00f6bel \u624b\u673a \U0001f600"})
+    assert await log().deliver(delivery(alert)) == Delivered("written")
+    assert json.loads(written.getvalue().decode(encoding))["message"] == alert.message
+
+
 async def test_lines_come_whole_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     action = log()

@@ -1,4 +1,4 @@
-"""The queue by itself: leases, order, delays, the clock. Time is a number that the tests set."""
+"""The queue by itself: leases, owners, order, delays, the clock. Time is a number that the tests set."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from actions.identity import News
-from actions.outbox import DEAD_LETTERS, KEEP_MS, LEASE_MS, Composed, Leased, Mark, Outbox
+from actions.outbox import DEAD_LETTERS, KEEP_MS, STEPPED_MS, Composed, Leased, Mark, Outbox
 from actions.store import OutboxError, Store
 from detection.transitions import Transition
 from tests.support import delivering
@@ -130,35 +130,39 @@ def test_recipients_do_not_wait_for_each_other(outbox: Outbox) -> None:
     assert ids(take(outbox, NOW, (delivered(one),), mail=8)) == [("a", 2)]
 
 
-def test_the_lease_of_a_dead_process_runs_out(outbox: Outbox, other: Outbox) -> None:
-    outbox.put([alert("a")], WEB, NOW)
-    take(outbox)
-    assert take(other, NOW + LEASE_MS - 1) == []
-    (leased,) = take(other, NOW + LEASE_MS)
-    assert leased.delivery.attempt == 2
+def test_a_row_is_its_owners_alone_for_as_long_as_that_lives(outbox: Outbox, other: Outbox) -> None:
+    outbox.put([alert("a"), alert("b")], WEB, NOW)
+    take(outbox, web=1)
+    other.adopt(lambda name: name != "first", NOW)
+    assert take(other, NOW + HOUR) == []
+    assert ids(take(outbox, NOW + HOUR)) == [("b", 1)]
 
 
-def test_a_renewed_lease_holds(outbox: Outbox, other: Outbox) -> None:
+def test_what_a_dead_owner_left_is_adopted_and_what_it_had_in_hand_is_due_at_once(
+    outbox: Outbox, other: Outbox
+) -> None:
+    outbox.put([alert("waiting"), alert("leased"), alert("leased", 2)], WEB, NOW)
+    waiting, _ = take(outbox)
+    take(outbox, NOW, (waits(waiting, 5_000),))
+    other.adopt(lambda name: name == "first", NOW + 1)
+    (leased,) = take(other, NOW + 1)
+    assert (leased.delivery.alert_id, leased.delivery.attempt) == ("leased", 2)
+    assert ids(take(other, NOW + 5_000, (delivered(leased),))) == [("waiting", 1), ("leased", 2)]
+
+
+def test_a_later_transition_in_other_hands_waits_for_the_earlier_one(outbox: Outbox, other: Outbox) -> None:
     outbox.put([alert("a")], WEB, NOW)
-    (leased,) = take(outbox)
-    outbox.renew([leased.delivery.id], NOW + LEASE_MS - 1)
-    assert take(other, NOW + LEASE_MS) == []
+    (first,) = take(outbox)
+    other.put([alert("a", 2)], WEB, NOW)
+    assert take(other) == []
+    take(outbox, NOW, (delivered(first),))
+    assert ids(take(other)) == [("a", 2)]
 
 
 def test_a_process_never_takes_its_own_row_twice_however_late_it_is(outbox: Outbox) -> None:
     outbox.put([alert("a")], WEB, NOW)
     take(outbox)
-    assert take(outbox, NOW + 100 * LEASE_MS) == []
-
-
-def test_who_lost_its_lease_cannot_send_the_row_back_but_can_end_it(outbox: Outbox, other: Outbox) -> None:
-    outbox.put([alert("a")], WEB, NOW)
-    (late,) = take(outbox)
-    take(other, NOW + LEASE_MS)
-    take(outbox, NOW + LEASE_MS, (waits(late, 0),))
-    assert row(outbox).items() >= {"owner": "second", "leased": 1, "failures": 0}.items()
-    take(outbox, NOW + LEASE_MS, (delivered(late),))
-    assert row(outbox)["state"] == "delivered"
+    assert take(outbox, NOW + HOUR) == []
 
 
 def test_a_wait_survives_a_restart(path: Path) -> None:
@@ -169,29 +173,24 @@ def test_a_wait_survives_a_restart(path: Path) -> None:
     store.close()
     store = Store(path)
     again = Outbox(store, "second")
+    again.adopt(lambda _: True, NOW)
     assert take(again, NOW + 59_999) == []
     (leased,) = take(again, NOW + 60_000)
     assert (leased.failures, leased.first_attempt_ms, leased.delivery.attempt) == (1, NOW, 2)
     store.close()
 
 
-@pytest.mark.parametrize("taker", ["first", "second"])
-def test_a_clock_that_steps_back_an_hour_holds_nothing_back(path: Path, taker: str) -> None:
-    store = Store(path)
-    outbox = Outbox(store, "first")
-    outbox.put([alert("new"), alert("waiting"), alert("leased")], WEB, NOW)
+def test_a_clock_that_steps_back_an_hour_holds_nothing_back(outbox: Outbox) -> None:
+    outbox.put([alert("new"), alert("waiting"), alert("in hand")], WEB, NOW)
     new, waiting, _ = take(outbox)
     take(outbox, NOW, (waits(waiting, 5_000), waits(new, 0)), web=0)
-    found = ids(take(Outbox(store, taker), NOW - HOUR))
-    # What the first process has in hand stays with it, and falls to others only when it is gone.
-    assert sorted(found) == [("leased", 1)] * (taker == "second") + [("new", 1), ("waiting", 1)]
-    store.close()
+    assert sorted(ids(take(outbox, NOW - HOUR))) == [("new", 1), ("waiting", 1)]
 
 
-def test_a_clock_that_steps_back_a_little_breaks_no_lease(outbox: Outbox, other: Outbox) -> None:
+def test_a_clock_that_steps_back_a_little_cuts_no_delay_short(outbox: Outbox) -> None:
     outbox.put([alert("a")], WEB, NOW)
-    take(outbox)
-    assert take(other, NOW - LEASE_MS) == []
+    take(outbox, NOW, (waits(take(outbox)[0], 5_000),), web=0)
+    assert take(outbox, NOW - STEPPED_MS) == []
 
 
 def test_a_success_makes_due_what_waits_for_the_same_action(outbox: Outbox) -> None:
@@ -215,6 +214,7 @@ def test_a_success_long_after_a_restart_releases_too(path: Path) -> None:
     store.close()
     store = Store(path)
     outbox = Outbox(store, "second")
+    outbox.adopt(lambda _: True, NOW + 2)
     (a,) = take(outbox, NOW + 600)
     assert ids(take(outbox, NOW + 700, (delivered(a),))) == [("b", 1)]
     store.close()
@@ -264,7 +264,10 @@ def test_the_next_due_time_is_that_of_what_may_be_taken(outbox: Outbox) -> None:
     outbox.put([alert("a")], WEB, NOW)
     leases, due = outbox.exchange([], {"web": 8}, NOW)
     assert due is None
-    assert outbox.exchange([waits(leases[0], 700)], {"web": 8}, NOW)[1] == NOW + 700
+    outbox.put([alert("b")], WEB, NOW)
+    assert outbox.exchange([], {"web": 0}, NOW)[1] is None, "no place is free, so nothing can begin"
+    leases += take(outbox)
+    assert outbox.exchange([waits(leases[0], 700)], {"web": 7}, NOW)[1] == NOW + 700
 
 
 def test_the_past_is_forgotten_after_a_month_but_nothing_that_goes_on(outbox: Outbox) -> None:

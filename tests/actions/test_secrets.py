@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import logging
 import sys
 from pathlib import Path
+from urllib.parse import unquote_to_bytes
 
 import prometheus_client
 import pytest
@@ -39,6 +41,12 @@ def test_secrets_are_found_nowhere(
     async def nonsense(reader: object, writer: object) -> None:
         writer.write(b"HTTP/1.1 two hundred\r\n\r\n")  # type: ignore[attr-defined]
 
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        target = head.split(b" ")[1]
+        said = b" ".join((target, unquote_to_bytes(target), target.replace(b"/", b"\\/"), head))
+        writer.write(b"HTTP/1.1 404 Not Found\r\ncontent-length: %d\r\n\r\n" % len(said) + said)
+
     logging.basicConfig(level=logging.DEBUG, stream=sys.stderr, force=True)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     hang = RetrySettings(delays=(10,), give_up=400)
@@ -47,11 +55,13 @@ def test_secrets_are_found_nowhere(
         HttpReceiver() as fine,
         HttpReceiver(default=Reply(404)) as refusing,
         RawServer(nonsense) as broken,
+        RawServer(echo) as echoing,
         MailReceiver(login=("other", "other")) as mail,
     ):
         hosts = {
             "failing": f"http://user:{USER_INFO}@127.0.0.1:{failing.port}/{TOKEN}?key={TOKEN}",
             "fine": f"{fine.url}/{TOKEN}",
+            "echoing": f"http://user:{USER_INFO}@127.0.0.1:{echoing.port}/of%20{TOKEN}?key={TOKEN}",
             "broken": f"http://127.0.0.1:{broken.port}/{TOKEN}",
             "refusing": f"{refusing.url}/{TOKEN}",
             "down": f"http://127.0.0.1:{free_port()}/{TOKEN}",
@@ -79,7 +89,7 @@ def test_secrets_are_found_nowhere(
     assert "A delivery is given up" in out + err
     places = {
         "printed": (out + err).encode(),
-        "stored": b"".join(file.read_bytes() for file in (tmp_path / "state").iterdir()),
+        "stored": b"".join(file.read_bytes() for file in (tmp_path / "state").rglob("*") if file.is_file()),
         "published": str(broker.messages).encode(),
         "metrics": prometheus_client.generate_latest(),
         "shown": repr((run.settings, actions, structlog.get_config())).encode(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
@@ -10,10 +11,12 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import format_datetime
 
+import httpx2
 import pytest
 from pydantic import ValidationError
 from standardwebhooks.webhooks import Webhook
 
+import actions.webhook
 from actions.base import ActionError, Delivered, Delivery, Outcome, Refused, Retry, delivery_id
 from actions.webhook import WebhookAction, WebhookSettings, retry_after_ms, signing_key
 from settings import Secret
@@ -113,6 +116,29 @@ async def test_an_answer_of_a_gigabyte_is_not_read(web: HttpReceiver) -> None:
     assert web.bytes_sent < 50_000_000  # what fits into the buffers between the two
 
 
+async def test_a_status_that_came_counts_also_when_the_time_is_over_before_the_body(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def dripping(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nx")
+        await reader.read()
+
+    status_came = asyncio.Event()
+    read_body = actions.webhook._answer
+
+    async def answer(response: httpx2.Response) -> str:
+        status_came.set()
+        return await read_body(response)
+
+    monkeypatch.setattr(actions.webhook, "_answer", answer)
+    with RawServer(dripping) as server:
+        running = asyncio.create_task(attempt(webhook(f"http://127.0.0.1:{server.port}/")))
+        await asyncio.wait_for(status_came.wait(), 10)
+        running.cancel()
+        assert isinstance(await running, Delivered)
+
+
 async def test_a_compressed_answer_is_not_unpacked(web: HttpReceiver) -> None:
     web.plan.append(Reply(200, {"content-encoding": "gzip"}, body=b"\x1f\x8bnothing of the kind"))
     assert isinstance(await attempt(webhook(web.url)), Delivered)
@@ -163,13 +189,24 @@ async def test_retry_after_is_passed_on(web: HttpReceiver) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["http://example.com/x", "http://10.0.0.1/x", "ftp://localhost/x", "https:///token", "nonsense"]
+    "url",
+    [
+        "http://example.com/x",
+        "http://10.0.0.1/x",
+        "ftp://localhost/x",
+        "https:///token",
+        "nonsense",
+        "https://a:99999999/",
+        "https://a:0/",
+        "https://ex ample.com/",
+        "https://a%2fb/",
+    ],
 )
 def test_an_url_that_is_not_safe_or_none_is_a_mistake_that_does_not_quote_it(url: str) -> None:
     with pytest.raises(ValidationError) as error:
         action("webhook", url=url)
     assert url not in str(error.value)
-    assert "https://" in str(error.value)
+    assert "https://host" in str(error.value) or "write https://" in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -249,6 +249,27 @@ class _Handler:
         return "250 Accepted"
 
 
+async def accept_mails(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    goodbye: threading.Event,
+    answer: bytes = b"250 accepted",
+) -> None:
+    """For a RawServer: takes mails with that answer, and answers no QUIT, which sets `goodbye`."""
+    writer.write(b"220 hello\r\n")
+    while line := await reader.readline():
+        if line.upper().startswith(b"QUIT"):
+            goodbye.set()
+        elif line.upper().startswith(b"DATA"):
+            writer.write(b"354 go on\r\n")
+            await reader.readuntil(b"\r\n.\r\n")
+            writer.write(answer + b"\r\n")
+        elif line.upper().startswith(b"RCPT") and not answer.startswith(b"2"):
+            writer.write(answer + b"\r\n")
+        else:
+            writer.write(b"250 ok\r\n")
+
+
 class RawServer:
     """Runs a coroutine for each connection to a port of 127.0.0.1, for servers that no library would make."""
 
