@@ -8,7 +8,6 @@ its own partitions, within its own epochs: a neighbour's stay in the neighbour's
 from __future__ import annotations
 
 import datetime as dt
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 from zlib import crc32
@@ -19,6 +18,7 @@ from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from connectors.partition import Partition
 from connectors.poller import Place, Poller, Position
+from connectors.workers import PerWorker
 from detection.intake import Rejected, TopicIntake
 from detection.rules import CountRule, Topic
 from detection.shard import ShardBatch
@@ -76,8 +76,7 @@ class KafkaSource(FixedPartitionedSource[Arrivals, bytes]):
     ) -> None:
         self.topics, self.rules = topics, rules
         self.now_ms, self.monotonic, self.stopping, self.paused = now_ms, monotonic, stopping, paused
-        self._connect = connect
-        self._of_worker = threading.local()
+        self._readers = PerWorker(lambda: Reader(connect(), topics, rules))
 
     def list_parts(self) -> list[str]:
         return [f"in{number:02}" for number in range(SLOTS)]
@@ -87,11 +86,8 @@ class KafkaSource(FixedPartitionedSource[Arrivals, bytes]):
         return Slot(self, int(for_part.removeprefix("in")), state)
 
     def reader(self) -> Reader:
-        """What the slots of one worker share; each worker of a process is a thread."""
-        if not hasattr(self._of_worker, "reader"):
-            self._of_worker.reader = Reader(self._connect(), self.topics, self.rules)
-        reader: Reader = self._of_worker.reader
-        return reader
+        """What the slots of one worker share."""
+        return self._readers.get()
 
 
 class Reader:

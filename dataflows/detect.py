@@ -8,7 +8,6 @@ alert to resolve or state to free.
 from __future__ import annotations
 
 import datetime as dt
-import threading
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +15,7 @@ from bytewax.operators import StatefulBatchLogic
 from prometheus_client import Counter
 
 from connectors.source import Arrivals
+from connectors.workers import PerWorker
 from detection.keys import SHARDS
 from detection.rules import CountRule, Topic
 from detection.shard import Shard, ShardBatch
@@ -42,27 +42,21 @@ class Wake(NamedTuple):
 class Detection:
     """Builds the logics of the `clock` and the `detect` step, which share the shards and watermarks of a worker.
 
-    A key goes to the same worker in both steps, and each worker of a process is a thread.
+    A key goes to the same worker in both steps.
     """
 
     def __init__(self, rules: Sequence[CountRule], topics: Sequence[Topic], retention_ms: int) -> None:
         self.rules = rules
-        self._topics, self._retention_ms = topics, retention_ms
-        self._of_worker = threading.local()
+        self._watermarks = PerWorker(lambda: Watermarks(topics, retention_ms))
+        self._shards: PerWorker[dict[int, Shard]] = PerWorker(dict)
 
     @property
     def watermarks(self) -> Watermarks:
-        if not hasattr(self._of_worker, "watermarks"):
-            self._of_worker.watermarks = Watermarks(self._topics, self._retention_ms)
-        found: Watermarks = self._of_worker.watermarks
-        return found
+        return self._watermarks.get()
 
     @property
     def shards(self) -> dict[int, Shard]:
-        if not hasattr(self._of_worker, "shards"):
-            self._of_worker.shards = {}
-        found: dict[int, Shard] = self._of_worker.shards
-        return found
+        return self._shards.get()
 
     def clock(self, _state: None) -> Clock:
         return Clock(self)
