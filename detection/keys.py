@@ -6,6 +6,7 @@ the parts of a key of several paths form a tuple.
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Any, cast
 from zlib import crc32
 
@@ -21,10 +22,13 @@ SHARDS = 64
 
 
 def key_part(value: Any) -> KeyPart | None:
-    """The canonical form of a JSON value; None for what can't be (part of) a key: missing, null, object, array."""
+    """The canonical form of a JSON value.
+
+    None for what can't be (part of) a key: missing, null, an object, an array, or a number like 1e999.
+    """
     if isinstance(value, str):
         return value
-    if isinstance(value, bool | int | float):
+    if isinstance(value, bool | int) or (isinstance(value, float) and isfinite(value)):
         return msgspec.json.encode(value)
     return None
 

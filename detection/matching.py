@@ -35,19 +35,20 @@ class Fields:
 
     def __init__(self, paths: Iterable[str]) -> None:
         self._tree: dict[str, Any] = {}
-        leaves = sorted(set(paths))
-        for path in leaves:
+        whole: set[tuple[str, ...]] = set()
+        for path in sorted((tuple(path.split(".")) for path in set(paths)), key=len):
+            # What a shorter path reads whole is not taken apart for a longer one.
+            if any(path[:length] in whole for length in range(1, len(path))):
+                continue
+            whole.add(path)
             node = self._tree
-            for name in path.split("."):
+            for name in path:
                 node = node.setdefault(name, {})
-        for path in leaves:
-            node = self._tree
-            for name in path.split("."):
-                node = node[name]
-            node.clear()  # a path that is also the beginning of another is decoded whole
         self._names: dict[str, Any] = {"UNSET": UNSET}
         self._type, self._struct = self._define(self._tree)
-        self.decode: Callable[[bytes], Any] = msgspec.json.Decoder(self._struct).decode
+        # With `float` as its hook a number like 1e999 is infinite, a value that matches nothing. Else the record would
+        # be invalid for all rules because one of them reads that field.
+        self.decode: Callable[[bytes], Any] = msgspec.json.Decoder(self._struct, float_hook=float).decode
 
     def getter(self, path: str) -> Callable[[Any], Any]:
         """A function from a decoded event to the value at `path`: UNSET where it is missing."""
@@ -129,7 +130,8 @@ def compile_event_time(fields: Fields, event_time: EventTime) -> Callable[[Any],
             return read(value)
         except (ValueError, TypeError, OverflowError) as error:
             shown = msgspec.json.encode(value).decode()[:80]
-            raise ValueError(f"event time: field {path} is {shown}: {error}") from None
+            # The error's own text may repeat the whole value.
+            raise ValueError(f"event time: field {path} is {shown}: {str(error)[:80]}") from None
 
     return time_of
 

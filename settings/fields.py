@@ -28,6 +28,10 @@ def _listed(value: object) -> object:
 def _field_path(value: str) -> str:
     if any(not part or part != part.strip() for part in value.split(".")):
         raise Mistake(f"'{value}' is not the path of a field", "names with dots between them, such as product.name")
+    if not value.isprintable() or '"' in value or "\\" in value:
+        raise Mistake(
+            f"'{value}' is not the path of a field that can be read", "without quotes, backslashes and control signs"
+        )
     return value
 
 

@@ -211,6 +211,7 @@ MISTAKES = {
     "a name that is a number": (rule(name="▸12"), "this must be text, not 12", '"12" in quotes'),
     "an empty name": (rule(name='▸""'), "this is not a name", "letters"),
     "a path with a gap": (rule(key="▸product..name"), "'product..name' is not the path of a field", "product.name"),
+    "a path with a quote": (rule(key="""▸'a"b'"""), "is not the path of a field that can be read", "without quotes"),
     "a path in a list": (rule(key="[user_id, ▸12]"), "this must be text, not 12", '"12" in quotes'),
     "a path twice": (rule(key="[ip, ▸ip]"), "'ip' is here twice", "remove"),
     "an empty key": (rule(key="▸[]"), "this list is empty", "at least one"),
