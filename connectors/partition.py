@@ -12,7 +12,7 @@ from detection.watermarks import NEVER, PartitionState
 
 VERIFIED_FOR_S = 15.0
 """How long a broker's answer that there is nothing more may be relied on."""
-_PROMPT_S = 2.0
+PROMPT_S = 2.0
 """An answer that took longer came from a broker that could not be reached at first."""
 _COMING_S = 0.5
 
@@ -44,19 +44,19 @@ class Partition:
         self.waiting_bytes = 0
         self.committed: int | None = None
         self._begins = False
-        self._quiet_since_s = self._reachable_since_s = now_s
+        self._arrived_s = self._accepted_s = self._reachable_since_s = now_s
         self._asked_s = -1.0e9
         self._end_at_start: int | None = None
         self._end: int | None = None
         self._seen_to = -1
 
     def arrived(self, records: Sequence[Record], size: int, now_s: float) -> None:
-        """Records came, in log order; `size` is that of their values in bytes."""
+        """Records came, in log order; `size` is what they take in memory, about, in bytes."""
         self.waiting.append(_Waiting(records, size, self.reading_id, self._begins))
         self.waiting_bytes += size
         self._begins = False
         self.expected = records[-1][2] + 1
-        self._quiet_since_s = now_s
+        self._arrived_s = now_s
 
     @property
     def next_ms(self) -> int:
@@ -82,6 +82,10 @@ class Partition:
         self.next_offset = waiting.records[-1][2] + 1
         return waiting.records
 
+    def accepted(self, now_s: float) -> None:
+        """Some of what was passed on counts. A partition that brings nothing but what is rejected is quiet."""
+        self._accepted_s = now_s
+
     def reached_end(self, offset: int) -> None:
         """The broker had nothing at `offset` and beyond; transaction markers may lie before it."""
         self._seen_to = offset
@@ -91,7 +95,7 @@ class Partition:
         if self._end_at_start is None:
             self._end_at_start = offset
         self._end, self._asked_s = offset, asked_s
-        if answered_s - asked_s > _PROMPT_S:
+        if answered_s - asked_s > PROMPT_S:
             self.unanswered(answered_s)
 
     def unanswered(self, now_s: float) -> None:
@@ -104,7 +108,7 @@ class Partition:
         self.reading_id = topic_id
         self.expected = self._end = self._end_at_start = None
         self._seen_to = -1
-        self._quiet_since_s = now_s
+        self._arrived_s = self._accepted_s = now_s
 
     def wants_verifying(self, now_s: float) -> bool:
         """Whether the broker should be asked for the end offset.
@@ -114,14 +118,14 @@ class Partition:
         if self._end_at_start is None:
             return True
         every_s = min(VERIFIED_FOR_S, self.topic.idle_timeout_ms / 1000) / 3
-        return now_s - self._quiet_since_s >= every_s and now_s - self._asked_s >= every_s
+        return now_s - self._accepted_s >= every_s and now_s - self._asked_s >= every_s
 
     def is_idle(self, now_s: float) -> bool:
-        """Nothing new for the idle timeout, and the broker, reachable all that time, says that there is nothing more.
+        """Nothing that counts for the idle timeout, and the broker, reachable all that time, says that this is all.
 
         A broker that can't be reached says nothing, and silence is not taken for calm.
         """
-        calm_since_s = max(self._quiet_since_s, self._reachable_since_s)
+        calm_since_s = max(self._accepted_s, self._reachable_since_s)
         calm = now_s - calm_since_s >= self.topic.idle_timeout_ms / 1000
         verified = now_s - self._asked_s <= VERIFIED_FOR_S and self._asked_s > calm_since_s
         return calm and verified and not self.waiting and self._end is not None and self._read_to() >= self._end
@@ -133,14 +137,16 @@ class Partition:
 
     def is_coming(self, now_s: float) -> bool:
         """The broker has more of what was there at the start, and is about to send it."""
-        if self.waiting or now_s - self._quiet_since_s > _COMING_S:
+        if self.waiting or now_s - self._arrived_s > _COMING_S:
             return False
         return self._end_at_start is None or self._read_to() < self._end_at_start
 
-    def state(self, partitions: int, now_ms: int, now_s: float) -> PartitionState:
-        """What the watermark is made of."""
+    def state(self, partitions: int, now_ms: int, looked_s: float) -> PartitionState:
+        """What the watermark is made of, by what was known when the broker was last looked to, at `looked_s`."""
+        quiet_ms = int((looked_s - max(self._accepted_s, self._reachable_since_s)) * 1000)
+        idle = self.is_idle(looked_s)
         return PartitionState(
-            self.topic.name, self.number, self.highest_ms, self.is_idle(now_s), self.caught_up, partitions, now_ms
+            self.topic.name, self.number, self.highest_ms, idle, self.caught_up, partitions, now_ms, max(0, quiet_ms)
         )
 
     def _read_to(self) -> int:

@@ -30,7 +30,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-d
 from prometheus_client import Counter
 
 from connectors.client import ConnectionLog, client_config
-from connectors.partition import Partition
+from connectors.partition import PROMPT_S, Partition
 from detection.intake import Record
 from detection.rules import Topic
 from detection.watermarks import NEVER
@@ -42,6 +42,7 @@ MISSED = Counter("tua_missed_records", "Records that were gone from the broker b
 
 BATCH = 1000
 _WAITING_BYTES = 64 * 1024 * 1024
+_RECORD_BYTES = 200
 _POLL_EVERY_S = 0.001
 _REFRESH_S = 15.0
 _ASK_EVERY_S = 1.0
@@ -55,7 +56,8 @@ Position = tuple[int, int, str | None]
 class Poller:
     """Reads the partitions that slots `add`.
 
-    `counts` is how many partitions each topic has, kept up to date as topics grow.
+    `counts` is how many partitions each topic has, kept up to date as topics grow; `looked_s` when `poll` last had a
+    look, by a monotonic clock.
     """
 
     def __init__(
@@ -89,8 +91,8 @@ class Poller:
         self._answers: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._unplaced: list[Partition] = []
         self._lookup: threading.Thread | None = None
-        self._polled_s = self._asked_s = -1.0e9
-        self._refreshed_s = time.monotonic()
+        self._polled_s = self._asked_s = self._looked_up_s = -1.0e9
+        self._refreshed_s = self.looked_s = time.monotonic()
 
     def add(self, topic: str, number: int, position: Position | None) -> Partition:
         """Start reading a partition: from `position`, else the group's committed offset, else its beginning."""
@@ -112,8 +114,13 @@ class Poller:
         now_s = time.monotonic()
         if now_s - self._polled_s < _POLL_EVERY_S or not self.partitions:
             return
+        if now_s - self.looked_s > PROMPT_S:
+            # The job stood still, or was held up: what came meanwhile has not been seen.
+            for partition in self.partitions.values():
+                partition.unanswered(now_s)
         self._ask(now_s)
-        if self._unplaced and self._lookup is None:
+        if self._unplaced and self._lookup is None and now_s - self._looked_up_s >= _ASK_EVERY_S:
+            self._looked_up_s = now_s
             self._lookup = threading.Thread(target=self._look_up, args=(self._unplaced,), name="tua-offsets")
             self._unplaced = []
             self._lookup.start()
@@ -121,6 +128,7 @@ class Poller:
             self._answers.get()()
         if sum(partition.waiting_bytes for partition in self.partitions.values()) > _WAITING_BYTES:
             return
+        self.looked_s = now_s
         messages = self._consumer.consume(BATCH, 0)
         if len(messages) < BATCH:
             # Nothing more is there; a full batch says to come back at once.
@@ -169,7 +177,7 @@ class Poller:
             value, (kind, timestamp) = message.value(), message.timestamp()
             arrival = timestamp if by_field else now_ms if kind == TIMESTAMP_CREATE_TIME else None
             records.append((value, timestamp, offset, arrival))  # type: ignore[arg-type]  # quicker than a Record
-            size += len(value or b"")
+            size += len(value or b"") + _RECORD_BYTES
         if records:
             partition.arrived(records, size, now_s)
 
@@ -206,11 +214,12 @@ class Poller:
 
     def _found(self, partition: Partition, low: int, high: int, topic_id: str | None) -> None:
         expected, where = partition.expected, {"topic": partition.topic.name, "partition": partition.number}
-        if expected is None:
-            return
         if topic_id != partition.reading_id:
             self._ids[partition.topic.name] = topic_id or ""
             self._begin_anew(partition)
+        elif expected is None:
+            # From the beginning, which retention moved meanwhile.
+            self._read_from(partition, low)
         elif expected < low:
             MISSED.labels(partition.topic.name).inc(low - expected)
             log.warning("records were deleted before they were read", **where, first=expected, last=low - 1)
@@ -301,11 +310,14 @@ class Poller:
             self._answers.put(lambda: self._described(name, len(done.result().partitions), str(done.result().topic_id)))
 
     def _described(self, name: str, partitions: int, topic_id: str) -> None:
-        if self._ids.get(name) not in (None, topic_id):
-            self._ids[name] = topic_id
-            for (topic, _), partition in self.partitions.items():
-                if topic == name and partition.reading_id != topic_id:
-                    self._begin_anew(partition)
+        self._ids[name] = topic_id
+        for (topic, _), partition in self.partitions.items():
+            if topic != name or partition.reading_id == topic_id:
+                continue
+            if partition.reading_id is None:
+                partition.reading_id = topic_id  # it could not be had at the start
+            else:
+                self._begin_anew(partition)
         if partitions > self.counts.get(name, 0):
             log.info("the topic has more partitions", topic=name, partitions=partitions)
         self.counts[name] = max(partitions, 1)

@@ -160,9 +160,10 @@ class Slot(StatefulSourcePartition[Arrivals, bytes]):
             # Asked for more after a snapshot: the epoch that it ended is durable now.
             self._epoch_ended = False
             poller.commit(self._own.values())
-            now_ms, now_s = self._source.now_ms(), self._source.monotonic()
+            now_ms = self._source.now_ms()
             arrivals.states.extend(
-                partition.state(poller.counts[partition.topic.name], now_ms, now_s) for partition in self._own.values()
+                partition.state(poller.counts[partition.topic.name], now_ms, poller.looked_s)
+                for partition in self._own.values()
             )
         if self._source.paused():
             self._wake_after = _PAUSED
@@ -211,6 +212,8 @@ class Slot(StatefulSourcePartition[Arrivals, bytes]):
         topic = partition.topic.name
         taken = self._reader.intakes[topic].take(partition.number, records, partition.highest_ms)
         partition.highest_ms = taken.highest_ms
+        if taken.accepted:
+            partition.accepted(self._source.monotonic())
         arrivals.rejected.extend((topic, rejected) for rejected in taken.rejected)
         arrivals.batches.extend(
             ShardBatch(shard, partition.number, taken.lowest_ms, rows) for shard, rows in taken.rows.items()

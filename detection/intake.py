@@ -48,13 +48,15 @@ class Taken(msgspec.Struct):
     """What came of some records of one partition.
 
     `highest_ms`: the partition's highest accepted timestamp now. `lowest_ms`: no row is older.
-    `rows`: shard -> position of the rule -> rows in log order.
+    `rows`: shard -> position of the rule -> rows in log order. `accepted`: how many records are neither late, future
+    nor invalid; the others say nothing about event time.
     """
 
     highest_ms: int
     lowest_ms: int
     rows: dict[int, dict[int, list[Row]]]
     rejected: list[Rejected]
+    accepted: int
 
 
 class TopicIntake:
@@ -84,6 +86,7 @@ class TopicIntake:
             (match, [[] for _ in range(SHARDS)], rule) for _, rule, match in self._rules
         ]
         rejected: list[Rejected] = []
+        turned_away = 0
         for record in records:
             value, time, offset, arrival = record
             try:
@@ -95,20 +98,24 @@ class TopicIntake:
                     time = time_of(event)
             except (AttributeError, ValueError, RecursionError) as error:
                 rejected.append(self._reject("invalid", _why_invalid(value, error), partition, record))
+                turned_away += 1
                 continue
             if not 0 <= time <= LAST_MS:
                 detail = f"event time {time} is not between the years 1970 and 9999"
                 rejected.append(self._reject("invalid", detail, partition, record))
+                turned_away += 1
                 continue
             if arrival is not None and ahead is not None and time > arrival + ahead:
                 detail = f"event time is {time - arrival} ms ahead of its arrival; {ahead} ms are allowed"
                 rejected.append(self._reject("future", detail, partition, record))
+                turned_away += 1
                 continue
             if time < watermark:
                 detail = (
                     f"event time is {highest_ms - time} ms behind the partition's newest; {lateness} ms are allowed"
                 )
                 rejected.append(self._reject("late", detail, partition, record))
+                turned_away += 1
                 continue
             if time > highest_ms:
                 highest_ms = time
@@ -120,7 +127,7 @@ class TopicIntake:
                 if key is None:
                     continue
                 if key is BAD_KEY:
-                    detail = f"key {', '.join(rule.key)}: missing, null, an object or an array"
+                    detail = f"key {', '.join(rule.key)}: missing, or no string, (finite) number or boolean"
                     rejected.append(self._reject("invalid", detail, partition, record, (rule.name,)))
                     continue
                 shard = shards.get(key)
@@ -137,7 +144,7 @@ class TopicIntake:
             for shard, shard_rows in enumerate(all_rows):
                 if shard_rows:
                     by_shard.setdefault(shard, {})[position] = shard_rows
-        return Taken(highest_ms, lowest, by_shard, _one_per_record(rejected))
+        return Taken(highest_ms, lowest, by_shard, _one_per_record(rejected), len(records) - turned_away)
 
     def _reject(
         self,

@@ -29,7 +29,7 @@ def test_a_snapshot_holds_what_was_passed_on_and_not_what_waits() -> None:
 @pytest.mark.parametrize(
     ("quiet_until", "asked", "end", "idle"),
     [
-        pytest.param(29.0, 29.0, 1, False, id="not quiet for long enough"),
+        pytest.param(30.9, 30.0, 1, False, id="not quiet for long enough"),
         pytest.param(40.0, 39.0, 1, True, id="quiet and the broker has no more"),
         pytest.param(40.0, 39.0, 2, False, id="quiet, but the broker has more: the job is behind"),
         pytest.param(90.0, 40.0, 1, False, id="the broker has not been heard of for long: silence is not calm"),
@@ -39,6 +39,7 @@ def test_idle_is_what_the_broker_confirms(quiet_until: float, asked: float, end:
     read = partition()
     read.arrived([record(0)], 2, 1.0)
     read.take()
+    read.accepted(1.0)
     read.end_is(end, asked, asked)
     assert read.is_idle(quiet_until) is idle
 
@@ -64,10 +65,26 @@ def test_the_time_of_an_outage_is_not_calm(failed: float | None, asked: float, a
     assert read.is_idle(55.0)
 
 
+def test_records_that_do_not_count_are_no_sign_of_life() -> None:
+    """A producer of garbage, or one whose clock is far behind, must not hold back the end of an alert for ever."""
+    read = partition()
+    for second in range(41):
+        read.arrived([record(second)], 2, float(second))
+        read.take()
+        if second == 5:
+            read.accepted(5.0)
+    read.end_is(41, 40.0, 40.0)
+    assert not read.is_idle(34.0)
+    assert read.is_idle(40.0)
+    assert read.state(1, 0, 40.0).quiet_ms == 35_000
+
+
 def test_a_quiet_partition_is_verified_often_enough_to_notice_an_outage_within_the_idle_timeout() -> None:
     read = partition()
     read.end_is(0, 0.0, 0.0)
     read.arrived([record(0)], 2, 1.0)
+    read.take()
+    read.accepted(1.0)
     assert not read.wants_verifying(5.0)
     assert read.wants_verifying(6.0)
     read.end_is(1, 6.0, 6.0)

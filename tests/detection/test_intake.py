@@ -50,10 +50,11 @@ GOOD = b'{"product":{"id":"17","name":"Nokia","price":1.5},"action":"add","more"
         pytest.param(b'{"action":"add","more":"\xff","product":{"name":"x"}}', "not UTF-8", id="also where not read"),
         pytest.param(b"\x00\xfe" * 450_000, "not UTF-8", id="900 kB of garbage"),
         pytest.param(b"x" * 900_000, "not one JSON object", id="900 kB of text"),
-        pytest.param(b'{"action":"add"}', "missing, null", id="a missing key field"),
-        pytest.param(b'{"action":"add","product":{"name":null}}', "missing, null", id="a null key field"),
-        pytest.param(b'{"action":"add","product":{"name":{}}}', "missing, null", id="an object as key"),
-        pytest.param(b'{"action":"add","product":["name"]}', "missing, null", id="a path through an array"),
+        pytest.param(b'{"action":"add"}', "missing, or no string", id="a missing key field"),
+        pytest.param(b'{"action":"add","product":{"name":null}}', "missing, or no string", id="a null key field"),
+        pytest.param(b'{"action":"add","product":{"name":{}}}', "missing, or no string", id="an object as key"),
+        pytest.param(b'{"action":"add","product":{"name":1e999}}', "missing, or no string", id="no number"),
+        pytest.param(b'{"action":"add","product":["name"]}', "missing, or no string", id="a path through an array"),
     ],
 )
 def test_a_bad_record_is_rejected_and_its_neighbours_count(bad: bytes | None, detail: str) -> None:
@@ -111,6 +112,23 @@ def test_a_record_that_is_bad_for_two_rules_is_rejected_once_and_names_both() ->
     assert [list(shard) for shard in taken.rows.values()] == [[2]]
 
 
+def test_a_number_that_is_too_large_matches_nothing_and_leaves_other_rules_alone() -> None:
+    rules = [CountRule("few", TOPIC, ("k",), 1, 1, (("n", (1.5,)),)), CountRule("all", TOPIC, ("k",), 1, 1)]
+    taken = TopicIntake(TOPIC, rules).take(0, [Record(b'{"k":"x","n":1e999}', 1, 0)], NEVER)
+    assert (taken.rejected, [list(shard) for shard in taken.rows.values()]) == ([], [[1]])
+
+
+@pytest.mark.parametrize("order", [("a", "a.b", "a.b.c", "a-b"), ("a.b.c", "a.b", "a")])
+def test_paths_may_be_the_beginnings_of_others(order: tuple[str, ...]) -> None:
+    conditions = (("a.b.c", (1,)), ("a-b", (2,)), ("a.b.c.d", (3,)))
+    rules = [CountRule(path, TOPIC, ("k",), 1, 1, ((path, values),)) for path, values in conditions]
+    rules += [CountRule(f"key {path}", TOPIC, (path,), 1, 1) for path in order]
+    values = [b'{"k":"x","a":{"b":{"c":1}},"a-b":2}', b'{"k":"x","a":{"b":{"c":{"d":3}}},"a-b":2}']
+    taken = [TopicIntake(TOPIC, rules).take(0, [Record(value, 1, 0)], NEVER) for value in values]
+    of = [{number for shard in one.rows.values() for number in shard} & {0, 1, 2} for one in taken]
+    assert of == [{0, 1}, {1, 2}]
+
+
 def test_lateness_is_judged_by_the_partition_in_log_order() -> None:
     intake = TopicIntake(TOPIC, [rule()])
     records = [Record(GOOD, time_ms, offset) for offset, time_ms in enumerate([5_000, 4_000, 3_999, 9_000, 7_999])]
@@ -156,6 +174,17 @@ def test_event_time_from_a_field(unit: str, written: bytes, time_ms: int | None)
         assert reasons(taken) == [("invalid", 0)]
     else:
         assert taken.highest_ms == time_ms
+
+
+def test_an_event_time_of_a_megabyte_is_not_quoted_whole() -> None:
+    topic = Topic("t", event_time=EventTime("at", "iso"))
+    (rejected,) = take(b'{"k":"x","at":"%s"}' % (b"x" * 1_000_000), of=rule(topic, key=("k",))).rejected
+    assert len(rejected.detail) < 300
+
+
+def test_what_is_accepted_is_counted_whether_a_rule_matches_it_or_not() -> None:
+    taken = take(GOOD, b"", b'{"action":"delete"}', b'{"action":"add"}')
+    assert taken.accepted == 3, "a bad key is a matter of the rule"
 
 
 def test_without_its_event_time_field_a_record_is_invalid() -> None:

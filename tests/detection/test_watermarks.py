@@ -9,9 +9,16 @@ TOPIC = Topic("t", lateness_ms=10, idle_timeout_ms=30)
 
 
 def report(
-    partition: int, highest_ms: int, *, idle: bool = False, caught_up: bool = True, of: int = 2, now_ms: int = 1_000
+    partition: int,
+    highest_ms: int,
+    *,
+    idle: bool = False,
+    caught_up: bool = True,
+    of: int = 2,
+    now_ms: int = 1_000,
+    quiet_ms: int = 0,
 ) -> PartitionState:
-    return PartitionState("t", partition, highest_ms, idle, caught_up, of, now_ms)
+    return PartitionState("t", partition, highest_ms, idle, caught_up, of, now_ms, quiet_ms)
 
 
 def after(*reports: PartitionState, retention_ms: int = 500) -> tuple[int, int]:
@@ -42,6 +49,13 @@ def test_an_idle_partition_leaves_the_watermark_and_holds_the_floor_up_to_the_re
 
 def test_when_all_are_idle_the_wall_clock_stands_in() -> None:
     assert after(report(0, 500, idle=True), report(1, 400, idle=True, now_ms=900))[0] == 900 - 10 - 30
+
+
+def test_when_all_are_idle_the_floor_stays_until_they_have_been_quiet_for_the_retention() -> None:
+    """The wall clock may be days ahead of event time, as in a replay, and the next event a second after the last."""
+    quiet = [report(0, 500, idle=True, quiet_ms=700), report(1, 400, idle=True, quiet_ms=499)]
+    assert after(*quiet) == (960, 390)
+    assert after(*quiet, report(1, 400, idle=True, quiet_ms=500)) == (960, 460)
 
 
 def test_a_partition_that_is_read_behind_frees_nothing() -> None:
