@@ -63,3 +63,45 @@ def test_each_is_told_with_its_source_and_its_neighbours_count(make_job: Callabl
     for item, (_, value, _) in zip(rejected, bad, strict=True):
         assert item["value_bytes"] == len(value or b"")
         assert base64.b64decode(item["value_base64"]) == (value or b"")[:65_536]
+
+
+def test_what_the_broker_finds_too_large_is_told_without_its_value(
+    make_job: Callable[..., Job], kafka: Cluster
+) -> None:
+    """By the topic's own limit, which the broker tells; 64 KiB of a value make 88 kB of JSON."""
+    job = make_job()
+    kafka.create_topic(f"{job.prefix}.rejected", max_message_bytes="50000")
+    now = int(time.time() * 1000)
+    kafka.produce(job.topic, [(0, now, b"k", GARBAGE), (0, now, b"k", b"short")])
+    job.start()
+    job.wait_for(lambda: len(kafka.read_all(f"{job.prefix}.rejected")) >= 2, "both records")
+    assert job.stop() == 0
+    rejected = [json.loads(message.value() or b"") for message in kafka.read_all(f"{job.prefix}.rejected")]
+    rejected.sort(key=lambda item: item["source"]["offset"])
+    assert [(item["value_bytes"], item["value_base64"]) for item in rejected] == [
+        (len(GARBAGE), ""),
+        (5, base64.b64encode(b"short").decode()),
+    ]
+
+
+def test_what_the_broker_had_not_taken_before_a_kill_is_told_after_it(
+    make_job: Callable[..., Job], breakable_kafka: Cluster
+) -> None:
+    """And without another bad record, which would be a reason to go on."""
+    kafka = breakable_kafka
+    job = make_job(replication=2)
+    rejected = f"{job.prefix}.rejected"
+    kafka.create_topic(rejected, replication=2, min_insync_replicas="2")
+    job.start()
+    kafka.kill_broker(1)
+    now = int(time.time() * 1000)
+    kafka.produce(job.topic, [(n % 2, now, b"k", b"bad %d" % n) for n in range(20)])
+    job.wait_for(lambda: kafka.committed(job.prefix, job.topic) == {0: 10, 1: 10}, "them to be judged")
+    job.kill()
+    assert kafka.read_all(rejected) == []
+    kafka.start_broker(1)
+    job.start()
+    job.wait_for(lambda: len(kafka.read_all(rejected)) >= 20, "all of them")
+    assert job.stop() == 0
+    told = [json.loads(message.value() or b"")["source"] for message in kafka.read_all(rejected)]
+    assert {(item["partition"], item["offset"]) for item in told} == {(n % 2, n // 2) for n in range(20)}
