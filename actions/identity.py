@@ -133,7 +133,8 @@ def _judge(t: Transition, recorded: Recorded | None) -> Transition | None:
         is_end = t.resolves_at_ms >= recorded.resolves_at_ms or t.cancelled or t.merged_into is not None
         return replace(t, told=True) if is_end else None
     # People were told that it is over; what the episode turned out to be is for the record only.
-    return replace(t, told=False) if t.merged_into is not None or (grows and not t.cancelled) else None
+    more = grows or t.opened_at_ms < recorded.opened_at_ms or t.peak > recorded.peak or t.events > recorded.events
+    return replace(t, told=False) if t.merged_into is not None or (more and not t.cancelled) else None
 
 
 def _united(t: Transition, recorded: Recorded) -> Transition:

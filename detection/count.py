@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from detection.episodes import Episode, intervals_through
+from detection.episodes import Episode, intervals_through, touching
 from detection.keys import Key, key_values
 from detection.rules import CountRule, Topic
 from detection.transitions import Source, Transition, alert_id
@@ -102,7 +102,7 @@ class CountEvaluator:
         self._floor = max(self._floor, floor)
         while self._bucket_heap and (self._bucket_heap[0] + 1) * self._bucket_ms <= floor:
             for key in self._buckets.pop(heappop(self._bucket_heap)):
-                self._free(key, floor)
+                self._free(key, floor, out)
 
     def cancel(self, out: list[Transition]) -> None:
         """End all open alerts as cancelled: their rule is no more."""
@@ -128,12 +128,13 @@ class CountEvaluator:
         episode.caused_by(partition, offset, timestamp)
         count = len(kept) - bisect_right(kept, timestamp - window)
         episode.peak = max(episode.peak, count)
+        episode.stale = episode.resolved
         self._grow(key, episode, end, out)
         if count >= episode.milestone and not episode.resolved:
             while episode.milestone <= count:
                 episode.milestone *= 2
             out.append(self._transition("updated", key, episode))
-        self._thin(key, kept)
+        self._thin(episode, kept)
 
     def _late(
         self, key: Key, kept: array[int], timestamp: int, partition: int, offset: int, out: list[Transition]
@@ -141,11 +142,12 @@ class CountEvaluator:
         """An event before the newest one: it may open episodes, make one grow at either end, and join several."""
         window, source = self.rule.window_ms, (partition, offset, timestamp)
         position = bisect_right(kept, timestamp) - 1
-        for start, end in intervals_through(kept, position, self.rule.threshold, window):
-            found = self._episodes.get(key, ())
-            touched = [episode for episode in found if episode.start <= end and start <= episode.end]
+        known = self._episodes.get(key, [])
+        for start, end in intervals_through(kept, position, self.rule.threshold, window, known):
+            touched = touching(known, start, end)
             if not touched:
                 self._open(key, start, end, source, out)
+                known = self._episodes[key]
                 continue
             survivor = min(touched, key=lambda episode: episode.rank)
             for episode in touched:
@@ -153,11 +155,11 @@ class CountEvaluator:
                     self._merge(key, episode, survivor, source, out)
             survivor.start = min(survivor.start, start)
             survivor.caused_by(*source)
+            survivor.late_event_at(timestamp)
             self._grow(key, survivor, max(end, *(episode.end for episode in touched)), out)
-        for episode in self._episodes.get(key, ()):
-            if episode.start < timestamp + window and timestamp < episode.end:
-                episode.late_event_at(timestamp)
-        self._thin(key, kept)
+        for episode in touching(known, timestamp + 1, timestamp + window - 1):
+            episode.late_event_at(timestamp)
+            self._thin(episode, kept)
 
     def _open(
         self,
@@ -206,6 +208,7 @@ class CountEvaluator:
         kept, window = self._times[key], self.rule.window_ms
         episode.sweep(kept, window)
         episode.sequence += 1
+        episode.stale = False
         return Transition(
             alert_id=episode.alert_id,
             sequence=episode.sequence,
@@ -224,10 +227,9 @@ class CountEvaluator:
 
     # Memory
 
-    def _thin(self, key: Key, kept: array[int]) -> None:
+    def _thin(self, episode: Episode, kept: array[int]) -> None:
         if self._max_kept is not None and len(kept) > self._max_kept:
-            for episode in self._episodes.get(key, ()):
-                episode.thin(kept, self.rule.window_ms)
+            episode.thin(kept, self.rule.window_ms)
 
     def _is_first(self, row: Row) -> bool:
         key, timestamp, _, event_id = row
@@ -249,11 +251,14 @@ class CountEvaluator:
         else:
             bucket.append(key)
 
-    def _free(self, key: Key, floor: int) -> None:
+    def _free(self, key: Key, floor: int, out: list[Transition]) -> None:
         kept, cut = self._times[key], floor - self.rule.window_ms
         found = self._episodes.get(key)
         if found is not None:
             for episode in found:
+                if episode.end < floor and episode.stale:
+                    # The last word on it, for the record: people were told that it is over.
+                    out.append(self._transition("resolved", key, episode, told=False))
                 episode.forget(kept, self.rule.window_ms, cut)
             found[:] = [episode for episode in found if episode.end >= floor]
             if not found:
@@ -282,6 +287,7 @@ class CountEvaluator:
             threshold=self.rule.threshold,
             window_ms=self.rule.window_ms,
             opened=self._opened,
+            floor=self._floor,
             keys=keys,
             lengths=array("q", map(len, self._times.values())).tobytes(),
             timestamps=b"".join(kept.tobytes() for kept in self._times.values()),
@@ -311,7 +317,7 @@ class CountEvaluator:
         return evaluator
 
     def _take(self, state: _Packed) -> None:
-        self._opened = state.opened
+        self._opened, self._floor = state.opened, state.floor
         keys = [tuple(key) if isinstance(key, list) else key for key in state.keys]
         timestamps = array("q", state.timestamps)
         start = 0
@@ -339,6 +345,7 @@ class _Packed(msgspec.Struct, array_like=True):
     threshold: int
     window_ms: int
     opened: int
+    floor: int
     keys: list[Any]
     lengths: bytes
     timestamps: bytes

@@ -9,6 +9,10 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from operator import attrgetter
+
+_START, _END = attrgetter("start"), attrgetter("end")
 
 
 class Episode:
@@ -18,12 +22,13 @@ class Episode:
     episode whose timestamps are no longer kept. `unswept` is the earliest time from which late events may
     have raised the count without `peak` knowing yet (None: `peak` is up to date): finding the new peak at each
     late event would cost a pass over a hot key's window, so it is done when the peak is asked for.
-    `partition`, `offset`, `timestamp` name the record that opened it or made it grow last.
+    `partition`, `offset`, `timestamp` name the record that opened it or made it grow last. `stale`: what was told when
+    it resolved is not all that is known of it now.
     """
 
     __slots__ = (
         "alert_id", "dropped", "end", "exact", "milestone", "offset", "partition", "peak", "rank", "resolved",
-        "sequence", "start", "timestamp", "unswept",
+        "sequence", "stale", "start", "timestamp", "unswept",
     )  # fmt: skip
 
     def __init__(self, rank: int, alert_id: str, start: int, end: int, threshold: int) -> None:
@@ -36,7 +41,7 @@ class Episode:
         self.exact = True
         self.dropped = 0
         self.unswept: int | None = None
-        self.resolved = False
+        self.resolved = self.stale = False
         self.sequence = 0
         self.partition = self.offset = self.timestamp = 0
 
@@ -50,6 +55,7 @@ class Episode:
 
     def late_event_at(self, timestamp: int) -> None:
         """A late event raised the count from `timestamp` on."""
+        self.stale = self.resolved
         self.unswept = timestamp if self.unswept is None else min(self.unswept, timestamp)
 
     def sweep(self, kept: array[int], window: int) -> None:
@@ -98,13 +104,36 @@ class Episode:
             self.late_event_at(other.unswept)
 
 
-def intervals_through(kept: array[int], position: int, threshold: int, window: int) -> list[tuple[int, int]]:
-    """The parts of the breach set that the event at `position` is needed for: ascending, none touching."""
+def touching(episodes: Sequence[Episode], start: int, end: int) -> Sequence[Episode]:
+    """Those of a key's episodes, ascending and apart, that have a moment in [start, end], their ends included."""
+    first = bisect_left(episodes, start, key=_END)
+    return episodes[first : bisect_right(episodes, end, first, key=_START)]
+
+
+def intervals_through(
+    kept: array[int], position: int, threshold: int, window: int, episodes: Sequence[Episode]
+) -> list[tuple[int, int]]:
+    """The parts of the breach set that the event at `position` is needed for: ascending, none touching.
+
+    What of it is known as one of the key's episodes is given as that whole episode, and looked at once: else a late
+    event of a hot key would cost a look at each of its neighbours.
+    """
     found: list[tuple[int, int]] = []
-    for first in range(max(0, position - threshold + 1), min(position, len(kept) - threshold) + 1):
+    timestamp = kept[position]
+    known = iter(touching(episodes, timestamp, timestamp + window))
+    episode = next(known, None)
+    first = max(position - threshold + 1, bisect_right(kept, timestamp - window, 0, position))
+    last = min(position, bisect_left(kept, timestamp + window, position) - threshold)
+    while first <= last:
         start, end = kept[first + threshold - 1], kept[first] + window
+        first += 1
         if start >= end:
             continue
+        while episode is not None and episode.end < end:
+            episode = next(known, None)
+        if episode is not None and episode.start <= start:
+            start, end = episode.start, episode.end
+            first = bisect_right(kept, end - window, first)
         if found and start <= found[-1][1]:
             found[-1] = (found[-1][0], end)
         else:

@@ -12,7 +12,7 @@ from detection.transitions import Transition
 from detection.watermarks import Watermarks
 
 _KEPT_AT_LEAST = 4096
-_FORMAT = 1
+_FORMAT = 2
 
 
 class ShardBatch(msgspec.Struct, frozen=True):
@@ -97,7 +97,10 @@ class Shard:
         """
         state = msgspec.msgpack.decode(packed, type=_Packed)
         if state.format != _FORMAT:
-            raise ValueError(f"detection state has format {state.format}; this version of tua reads {_FORMAT}")
+            raise ValueError(
+                f"detection state has format {state.format}; this version of tua reads {_FORMAT}. Go on with the"
+                " version that wrote it, or move the recovery store in state.directory away to start empty"
+            )
         self.number = state.number
         known = {_identity(evaluator): evaluator for evaluator in self.evaluators}
         for identity, part in state.evaluators.items():

@@ -24,7 +24,8 @@ class Transition(msgspec.Struct, frozen=True, kw_only=True):
 
     `key` holds JSON scalars in the order of the rule's key paths. `opened_at_ms`, `resolves_at_ms`, `peak` and
     `events` are the episode as known when the transition was made. `told` is False for what goes to the
-    alerts topic only: an alert that had resolved already when it turned out to be part of another.
+    alerts topic only: an alert that had resolved already when it turned out to be part of another, or to be more than
+    was told.
     """
 
     alert_id: str

@@ -183,6 +183,13 @@ CASES = [
         id="an alert that had resolved before it was joined is merged on the alerts topic alone",
     ),
     pytest.param(
+        ["opened a [20,50)", "resolved a [20,50)", "resolved a [18,50) topic only", KILL,
+         "resolved a [20,50)", "resolved a [18,50) topic only", "resolved a [18,50) peak 21 topic only"],
+        ["opened a [20,50) #1", "resolved a [20,50) #2", "resolved a [18,50) #3 topic only",
+         "resolved a [18,50) peak 21 #4 topic only"],
+        id="what an alert turned out to be after its end is for the alerts topic alone, and once",
+    ),
+    pytest.param(
         ["opened a [20,50)", "opened b [80,110)", "merged b->a [80,110)", KILL,
          "opened b [80,110)", "opened a [20,50)", "merged a->b [20,50)", "resolved b [20,110)"],
         ["opened a [20,50) #1", "opened b [80,110) #1", "merged b->a [80,110) #2", "resolved a [20,110) #2"],

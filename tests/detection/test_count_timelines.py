@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from detection.count import CountEvaluator
+from detection.episodes import Episode
 from detection.rules import CountRule, Topic
 from detection.transitions import Transition
 from detection.watermarks import ENDED
@@ -144,9 +145,71 @@ def test_an_alert_that_was_resolved_by_the_clock_is_opened_again_by_an_event_tha
     assert len({t.alert_id for t in out}) == 1
 
 
+def test_an_alert_that_a_late_event_opens_again_tells_the_peak_with_that_event() -> None:
+    """W = 10, N = 3:  0 1 . . . 5 6     5 comes last, after the clock resolved [6, 10); at 6 the count is 4."""
+    evaluator = CountEvaluator(CountRule("hot", Topic("orders"), ("name",), 3, 10))
+    out: list[Transition] = []
+    evaluator.add(0, [("Nokia", time_ms, time_ms) for time_ms in (0, 1, 6)], out)
+    evaluator.advance(100, -1_000, out)
+    evaluator.add(1, [("Nokia", 5, 50)], out)
+    assert (out[-1].reopened, out[-1].opened_at_ms, out[-1].resolves_at_ms) == (True, 5, 11)
+    assert (out[-1].peak, out[-1].events) == (4, 4)
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "opened_at"),
+    [
+        #           4 5 6 . 8
+        pytest.param((5, 6, 8), 4, 6, id="it began earlier"),
+        #             5 . . 8
+        #             5     8
+        pytest.param((5, 5, 8), 8, 8, id="the window of its last moment holds one more"),
+    ],
+)
+def test_what_an_alert_turned_out_to_be_after_the_clock_resolved_it_is_the_last_word_for_the_record(
+    first: tuple[int, ...], then: int, opened_at: int
+) -> None:
+    """W = 10, N = 3: [8, 15) is resolved by the clock; then comes an event that does not prolong it."""
+    evaluator = CountEvaluator(CountRule("hot", Topic("orders"), ("name",), 3, 10))
+    out: list[Transition] = []
+    evaluator.add(0, [("Nokia", time_ms, offset) for offset, time_ms in enumerate(first)], out)
+    evaluator.advance(100, -1_000, out)
+    evaluator.add(1, [("Nokia", then, 50)], out)
+    assert told(out) == [("opened", 8, 15), ("resolved", 8, 15)], "nothing to tell people"
+    evaluator.advance(1_000, 1_000, out)
+    assert told(out[2:]) == [("resolved", opened_at, 15)]
+    last = out[2]
+    assert (last.told, last.sequence, last.peak, last.peak_exact, last.events) == (False, 3, 4, True, 4)
+    assert evaluator.sizes() == (0, 0, 0)
+
+
+def test_an_event_has_a_look_only_at_the_episodes_that_it_touches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a key that has been hot a thousand times while the floor was held back, as when a backlog is read."""
+    looks = []
+    monkeypatch.setattr(Episode, "thin", lambda episode, *_: looks.append(episode))
+    monkeypatch.setattr(Episode, "late_event_at", lambda episode, _: looks.append(episode))
+    evaluator = CountEvaluator(rule(window_ms=10), max_kept=1)
+    out: list[Transition] = []
+    for number in range(1_000):
+        evaluator.add(0, [("Nokia", 100 * number + n, number) for n in range(4)], out)
+    evaluator.add(1, [("Nokia", 50_001, 0)], out)
+    assert evaluator.sizes()[2] == 1_000
+    assert len(looks) < 3 * 1_000
+
+
 def test_an_id_names_the_record_that_opened_the_alert_and_is_the_same_on_a_replay() -> None:
     assert [t.alert_id for t in play([0, 1000, 2000])] == [t.alert_id for t in play([0, 1000, 2000])]
     assert play([0, 1000, 2000])[0].alert_id != play([0, 1000, 1500, 2000])[0].alert_id
+
+
+def test_what_is_freed_is_known_after_a_restart() -> None:
+    evaluator = CountEvaluator(rule())
+    evaluator.add(0, [("Nokia", time_ms, time_ms) for time_ms in (0, 5_000, 100_000)], [])
+    evaluator.advance(90_000, 90_000, [])
+    restored = CountEvaluator(rule())
+    restored.restore(evaluator.pack())
+    restored.add(0, [("Nokia", 6_000, 9)], [], lowest_ms=6_000)
+    assert restored.incomplete == 1
 
 
 def test_copies_of_an_event_count_once() -> None:
