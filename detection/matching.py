@@ -7,6 +7,7 @@ function over what was decoded: at hundreds of thousands of events a second, wal
 from __future__ import annotations
 
 import datetime
+import json
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from typing import Any, Union
@@ -16,6 +17,9 @@ from msgspec import UNSET
 
 from detection.keys import Key, KeyPart, key_part
 from detection.rules import CountRule, EventTime, Scalar, Topic
+
+_DIGITS = 4300
+"""Longer integers are neither read nor written by Python."""
 
 
 class _BadKey:
@@ -46,9 +50,18 @@ class Fields:
                 node = node.setdefault(name, {})
         self._names: dict[str, Any] = {"UNSET": UNSET}
         self._type, self._struct = self._define(self._tree)
-        # With `float` as its hook a number like 1e999 is infinite, a value that matches nothing. Else the record would
-        # be invalid for all rules because one of them reads that field.
         self.decode: Callable[[bytes], Any] = msgspec.json.Decoder(self._struct, float_hook=float).decode
+        """Raises msgspec.ValidationError also for numbers beyond what it can read: then `decode_again`."""
+
+    def decode_again(self, value: bytes) -> Any:
+        """A slower `decode`: numbers like 1e999 are infinite, a value that matches nothing.
+
+        Else such a record would be invalid for all rules because one of them reads that field. Raises
+        msgspec.DecodeError where the value is not one JSON object.
+        """
+        _WHOLE.decode(value)
+        event = json.loads(value, parse_int=_any_integer, parse_float=float, strict=False)
+        return msgspec.convert(event, self._struct)
 
     def getter(self, path: str) -> Callable[[Any], Any]:
         """A function from a decoded event to the value at `path`: UNSET where it is missing."""
@@ -86,6 +99,13 @@ class Fields:
         struct = msgspec.defstruct(name, fields, rename=rename, gc=False)
         self._names[name] = struct
         return name, struct
+
+
+_WHOLE = msgspec.json.Decoder(msgspec.defstruct("Whole", []))
+
+
+def _any_integer(digits: str) -> int | float:
+    return int(digits) if len(digits) <= _DIGITS else float(digits)
 
 
 def fields_of(topic: Topic, rules: Sequence[CountRule]) -> Fields:

@@ -6,7 +6,7 @@ with the reports.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import msgspec
 
@@ -43,29 +43,36 @@ class Watermarks:
         self._topics = {topic.name: topic for topic in topics}
         self._retention_ms = retention_ms
         self._states: dict[str, dict[int, PartitionState]] = {name: {} for name in self._topics}
-        self._known: dict[str, tuple[int, int]] = dict.fromkeys(self._topics, (NEVER, NEVER))
+        self._partitions = dict.fromkeys(self._topics, 1)
+        self._known: dict[str, tuple[int, int]] = {}
 
     def update(self, state: PartitionState) -> None:
         """Take a report; one about a topic that no rule reads is of no interest."""
         states = self._states.get(state.topic)
-        if states is None:
+        # Each shard brings the same news, so most of it is known.
+        if states is None or states.get(state.partition) == state:
             return
         states[state.partition] = state
         for gone in [partition for partition in states if partition >= state.partitions]:
             del states[gone]
-        self._known[state.topic] = self._minima(state.topic, state.partitions)
+        self._partitions[state.topic] = state.partitions
+        self._known.pop(state.topic, None)
 
     def watermark(self, topic: str) -> int:
         """An alert resolves when this is greater than its end. May go back when an idle partition wakes."""
-        return self._known[topic][0]
+        return self._minima(topic)[0]
 
     def floor(self, topic: str) -> int:
         """No event below this is expected any more: state that only such an event could need is freed."""
-        return self._known[topic][1]
+        return self._minima(topic)[1]
 
-    def _minima(self, name: str, partitions: int) -> tuple[int, int]:
-        topic, states = self._topics[name], self._states[name].values()
-        if len(states) < partitions:
+    def _minima(self, name: str) -> tuple[int, int]:
+        if name not in self._known:
+            self._known[name] = self._minima_of(self._topics[name], self._states[name].values())
+        return self._known[name]
+
+    def _minima_of(self, topic: Topic, states: Collection[PartitionState]) -> tuple[int, int]:
+        if len(states) < self._partitions[topic.name]:
             return NEVER, NEVER
         active = [state.highest_ms for state in states if not state.idle]
         if active:

@@ -43,6 +43,7 @@ GOOD = b'{"product":{"id":"17","name":"Nokia","price":1.5},"action":"add","more"
         pytest.param(None, "empty value", id="a tombstone"),
         pytest.param(b"", "empty value", id="an empty value"),
         pytest.param(b'{"product":', "not one JSON object", id="broken JSON"),
+        pytest.param(b'{"action":"add","x":"\\ud83d"}', "half of a surrogate pair", id="half of a pair"),
         pytest.param(b"[1]", "not one JSON object", id="an array"),
         pytest.param(b"17", "not one JSON object", id="a number"),
         pytest.param(GOOD + b"{}", "not one JSON object", id="two objects"),
@@ -112,10 +113,38 @@ def test_a_record_that_is_bad_for_two_rules_is_rejected_once_and_names_both() ->
     assert [list(shard) for shard in taken.rows.values()] == [[2]]
 
 
-def test_a_number_that_is_too_large_matches_nothing_and_leaves_other_rules_alone() -> None:
-    rules = [CountRule("few", TOPIC, ("k",), 1, 1, (("n", (1.5,)),)), CountRule("all", TOPIC, ("k",), 1, 1)]
-    taken = TopicIntake(TOPIC, rules).take(0, [Record(b'{"k":"x","n":1e999}', 1, 0)], NEVER)
+@pytest.mark.parametrize("number", [b"1e999", b"-1e999", b"9" * 5_000, b"[%s]" % (b"9" * 5_000)])
+@pytest.mark.parametrize("path", ["n", "n.more"])
+def test_a_number_that_is_too_large_matches_nothing_and_leaves_other_rules_alone(path: str, number: bytes) -> None:
+    rules = [CountRule("few", TOPIC, ("k",), 1, 1, ((path, (1.5, None)),)), CountRule("all", TOPIC, ("k",), 1, 1)]
+    taken = TopicIntake(TOPIC, rules).take(0, [Record(b'{"k":"x","n":%s}' % number, 1, 0)], NEVER)
     assert (taken.rejected, [list(shard) for shard in taken.rows.values()]) == ([], [[1]])
+
+
+def test_how_deep_a_record_may_nest_does_not_depend_on_who_asks() -> None:
+    def nested(depth: int) -> bytes:
+        return b'{"k":"x","text":"[[\\"[{","z":%s%s}' % (b"[" * depth, b"]" * depth)
+
+    def below(frames: int) -> list[tuple[str, int]]:
+        if frames:
+            return below(frames - 1)
+        return reasons(
+            take(nested(499), nested(500), b'{"k":"x","z":[%s[]]}' % (b"[],{}," * 5_000), of=rule(key=("k",)))
+        )
+
+    assert below(0) == below(300) == [("invalid", 1)]
+
+
+def test_such_a_number_makes_no_record_valid_that_is_not() -> None:
+    values = [b'{"k":"x","n":1e999', b'{"k":"x","n":1e999}{}', b'[{"n":1e999}]', b'{"k":"x","n":1e999,"m":"\\ud800"}']
+    assert [reason for reason, _ in reasons(take(*values, of=rule(key=("n",))))] == ["invalid"] * 4
+
+
+@pytest.mark.parametrize("digits", [17, 300, 4_298, 4_299, 4_300, 5_000])
+def test_an_event_time_of_thousands_of_digits_is_a_time_like_others_out_of_range(digits: int) -> None:
+    topic = Topic("t", event_time=EventTime("at", "s"))
+    taken = take(b'{"k":"x","at":%s}' % (b"9" * digits), of=rule(topic, key=("k",)))
+    assert [(item.reason, len(item.detail) < 200) for item in taken.rejected] == [("invalid", True)]
 
 
 @pytest.mark.parametrize("order", [("a", "a.b", "a.b.c", "a-b"), ("a.b.c", "a.b", "a")])
