@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import Annotated, Any
 
 import msgspec
 import typer
@@ -45,33 +45,37 @@ def backtest(
     counts = {"late": 0, "future": 0, "invalid": 0}
     try:
         with ExitStack() as stack:
-            out = stack.enter_context(rejects.open("w", encoding="utf-8")) if rejects else None
+            file = stack.enter_context(closing(EventFile(events, [topic.name for topic in topics])))
+            if rejects is not None and rejects.exists() and rejects.samefile(events):
+                raise typer.BadParameter("this is the file of the events", param_hint="--rejects")
+            out = stack.enter_context(rejects.open("wb")) if rejects else None
 
             def on_rejected(topic: str, rejected: Rejected) -> None:
                 counts[rejected.reason] += 1
                 if out is not None:
-                    _write_rejected(out, topic, rejected)
+                    out.write(_rejected_line(topic, rejected))
 
-            file = EventFile(events, [topic.name for topic in topics])
             episodes = replay(rules, topics, file.sizes, file.records(), on_rejected)
+        if format_ is Format.JSONL:
+            for line in _lines(episodes, {rule.name: rule for rule in rules}):
+                sys.stdout.buffer.write(line)
+            sys.stdout.flush()
+        else:
+            _show(episodes, settings)
+    except BrokenPipeError:
+        raise  # as from `| head`, which is no mistake to tell of
     except (EventFileError, OSError) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
-    by_name = {rule.name: rule for rule in rules}
-    if format_ is Format.JSONL:
-        for line in _lines(episodes, by_name):
-            sys.stdout.write(line + "\n")
-    else:
-        _show(episodes, settings)
     rejected = ", ".join(f"{count} {reason}" for reason, count in counts.items() if count) or "none"
     typer.echo(
         f"{sum(file.sizes.values())} events, {len(episodes)} alerts; records that do not count: {rejected}", err=True
     )
 
 
-def _lines(episodes: list[Transition], rules: dict[str, CountRule]) -> Iterator[str]:
+def _lines(episodes: list[Transition], rules: dict[str, CountRule]) -> Iterator[bytes]:
     for episode in episodes:
-        yield msgspec.json.encode(
+        yield _line(
             {
                 "id": episode.alert_id,
                 "rule": episode.rule,
@@ -82,19 +86,24 @@ def _lines(episodes: list[Transition], rules: dict[str, CountRule]) -> Iterator[
                 "peak_exact": episode.peak_exact,
                 "events": episode.events,
             }
-        ).decode()
+        )
 
 
-def _write_rejected(out: TextIO, topic: str, rejected: Rejected) -> None:
-    line = {
-        "reason": rejected.reason,
-        "topic": topic,
-        "partition": rejected.partition,
-        "offset": rejected.offset,
-        "detail": rejected.detail,
-        "rules": rejected.rules,
-    }
-    out.write(msgspec.json.encode(line).decode() + "\n")
+def _rejected_line(topic: str, rejected: Rejected) -> bytes:
+    return _line(
+        {
+            "reason": rejected.reason,
+            "topic": topic,
+            "partition": rejected.partition,
+            "offset": rejected.offset,
+            "detail": rejected.detail,
+            "rules": rejected.rules,
+        }
+    )
+
+
+def _line(values: dict[str, Any]) -> bytes:
+    return msgspec.json.encode(values) + b"\n"
 
 
 def _show(episodes: list[Transition], settings: Settings) -> None:

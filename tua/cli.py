@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from io import TextIOWrapper
+
 import typer
 
 from tua.backtest import backtest
@@ -22,4 +25,8 @@ app.command()(backtest)
 
 def main() -> None:
     """The entry point `tua`. Exit codes: 0 fine, 1 found something wrong, 2 usage."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            # A product's name may have letters that a terminal's encoding lacks.
+            stream.reconfigure(errors="backslashreplace")
     app()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
-import binascii
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -31,42 +34,49 @@ class _Line(msgspec.Struct):
 class EventFile:
     """A file of events, read twice: first for its mistakes and the `sizes` of its partitions, then for its records.
 
-    So every mistake is told before anything is counted, and no more than a line is held at a time. Raises
-    EventFileError at the first mistake, OSError when the file can't be read.
+    So every mistake is told before anything is counted, and no more than a line is held at a time. What is added to
+    the file in between is left out; a pipe is written to a temporary file first. Raises EventFileError at the first
+    mistake, OSError when the file can't be read.
     """
 
     def __init__(self, path: Path, topics: Sequence[str]) -> None:
         self._path, self._topics = path, topics
+        self._file = _rewindable(path)
+        self._lines: int | None = None
         self.sizes: dict[Place, int] = {}
         """Number of records by (topic, partition)."""
         for place, _ in self.records():
             self.sizes[place] = self.sizes.get(place, 0) + 1
+        self._lines = sum(self.sizes.values())
 
     def records(self) -> Iterator[tuple[Place, Record]]:
         """The records in the order of the file, each with its (topic, partition)."""
         decode = msgspec.json.Decoder(_Line).decode
         last: dict[Place, int] = {}
-        with self._path.open("rb") as file:
-            for number, text in enumerate(file, 1):
-                if not text.strip():
-                    raise self._mistake(number, "the line is blank", "delete it")
-                try:
-                    if not text.isascii():
-                        text.decode()
-                    line = decode(text)
-                except (ValueError, RecursionError) as error:
-                    raise self._mistake(number, *_what_is_wrong(error)) from None
-                place = (self._topic(line, number), line.partition)
-                offset = last.get(place, -1) + 1 if line.offset is UNSET else line.offset
-                if line.partition < 0 or offset < 0:
-                    raise self._mistake(number, "partition and offset can't be negative", None)
-                if offset <= last.get(place, -1):
-                    hint = "the lines of one partition must be in the order of its log"
-                    raise self._mistake(
-                        number, f"offset {offset} of {place[0]}[{place[1]}] follows offset {last[place]}", hint
-                    )
-                last[place] = offset
-                yield place, Record(self._value(line, number), line.timestamp, offset, line.arrival)
+        self._file.seek(0)
+        for number, text in enumerate(islice(self._file, self._lines), 1):
+            if not text.strip():
+                raise self._mistake(number, "the line is blank", "delete it")
+            try:
+                if not text.isascii():
+                    text.decode()
+                line = decode(text)
+            except (ValueError, RecursionError) as error:
+                raise self._mistake(number, *_what_is_wrong(error)) from None
+            place = (self._topic(line, number), line.partition)
+            offset = last.get(place, -1) + 1 if line.offset is UNSET else line.offset
+            if line.partition < 0 or offset < 0:
+                raise self._mistake(number, "partition and offset can't be negative", None)
+            if offset <= last.get(place, -1):
+                hint = "the lines of one partition must be in the order of its log"
+                raise self._mistake(
+                    number, f"offset {offset} of {place[0]}[{place[1]}] follows offset {last[place]}", hint
+                )
+            last[place] = offset
+            yield place, Record(self._value(line, number), line.timestamp, offset, line.arrival)
+
+    def close(self) -> None:
+        self._file.close()
 
     def _topic(self, line: _Line, number: int) -> str:
         if line.topic is UNSET:
@@ -83,12 +93,22 @@ class EventFile:
         if line.value_base64 is not UNSET:
             try:
                 return base64.b64decode(line.value_base64, validate=True)
-            except binascii.Error as error:
+            except ValueError as error:
                 raise self._mistake(number, f"value_base64: {error}", None) from None
         return None if line.value is UNSET else bytes(line.value)
 
     def _mistake(self, number: int, what: str, hint: str | None) -> EventFileError:
         return EventFileError(f"{self._path}:{number}: {what}{f' ({hint})' if hint else ''}")
+
+
+def _rewindable(path: Path) -> BinaryIO:
+    file = path.open("rb")
+    if file.seekable():
+        return file
+    with file:
+        whole = tempfile.TemporaryFile()  # noqa: SIM115 - it goes with its owner
+        shutil.copyfileobj(file, whole)
+        return whole
 
 
 def _what_is_wrong(error: Exception) -> tuple[str, str | None]:

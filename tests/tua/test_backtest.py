@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from typer.testing import CliRunner, Result
 
 from scripts.ground_truth import accepted, episodes
 from tua.cli import app
+from tua.event_file import EventFile
 
 CONFIG = """
 topics:
@@ -134,6 +138,7 @@ def test_the_table_is_for_people_and_no_key_reaches_the_terminal_raw() -> None:
         pytest.param(json.dumps(order("x", 0, topic="ordres")), "'ordres' is not configured", id="an unknown topic"),
         pytest.param(json.dumps(order("x", 0, offset=3)), "offset 3 of orders[0] follows", id="a falling offset"),
         pytest.param('{"timestamp": 1, "value_base64": "?"}', "value_base64", id="no base64"),
+        pytest.param('{"timestamp": 1, "value_base64": "é"}', "value_base64", id="no ASCII"),
     ],
 )
 def test_a_mistake_of_the_file_is_told_with_its_line_before_anything_is_counted(line: str, what: str) -> None:
@@ -148,3 +153,48 @@ def test_a_file_that_is_not_there_is_said_and_an_empty_one_is_fine() -> None:
     assert missing.exit_code == 1
     assert "none.jsonl" in missing.stderr
     assert alerts(backtest()) == []
+
+
+def run(*arguments: str, stdin: bytes | None = None, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """`tua backtest` in a process of its own, as a shell would have it."""
+    command = [sys.executable, "-m", "tua", "backtest", *arguments]
+    return subprocess.run(command, input=stdin, capture_output=True, env={**os.environ, **environment}, check=False)
+
+
+HOT = b"".join(json.dumps(order("N\N{SNOWMAN}", at_ms)).encode() + b"\n" for at_ms in (0, 1000, 2000))
+
+
+def test_events_may_come_through_a_pipe() -> None:
+    result = run("--events", "/dev/stdin", "--format", "jsonl", stdin=HOT)
+    assert (result.returncode, result.stdout.count(b"opened_at_ms")) == (0, 1), result.stderr
+
+
+def test_what_is_added_to_the_file_meanwhile_is_left_out() -> None:
+    path = Path("events.jsonl")
+    path.write_bytes(HOT)
+    file = EventFile(path, ["orders"])
+    with path.open("ab") as more:
+        more.write(HOT + b'{"partition": 1, "timestamp": 1, "value": {}}\n')
+    assert len(list(file.records())) == sum(file.sizes.values()) == 3
+    file.close()
+
+
+def test_the_rejects_never_overwrite_the_events() -> None:
+    Path("events.jsonl").write_bytes(HOT)
+    Path("link.jsonl").symlink_to("events.jsonl")
+    result = run("--events", "events.jsonl", "--rejects", "link.jsonl")
+    assert (result.returncode, Path("events.jsonl").read_bytes()) == (2, HOT)
+    Path("rejects.jsonl").write_text("of the last time", encoding="utf-8")
+    result = run("--events", "no.jsonl", "--rejects", "rejects.jsonl")
+    assert (result.returncode, Path("rejects.jsonl").read_text(encoding="utf-8")) == (1, "of the last time")
+
+
+@pytest.mark.parametrize("format_", ["table", "jsonl"])
+def test_any_terminal_and_any_file_can_take_what_it_says(format_: str) -> None:
+    result = run("--events", "/dev/stdin", "--format", format_, stdin=HOT, PYTHONIOENCODING="latin-1")
+    assert (result.returncode, b"Traceback" in result.stderr) == (0, False)
+    with Path("/dev/full").open("wb") as full:
+        command = [sys.executable, "-m", "tua", "backtest", "--events", "/dev/stdin", "--format", format_]
+        result = subprocess.run(command, input=HOT, stdout=full, stderr=subprocess.PIPE, check=False)
+    assert (result.returncode, b"Traceback" in result.stderr) == (1, False)
+    assert b"No space left" in result.stderr
