@@ -32,6 +32,7 @@ _DECIMAL = re.compile(r"-?(0|[1-9][0-9]*)\.[0-9]+")
 _NUMBER_OF_SOME_READER = re.compile(
     r"[-+]?([0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)([eE][-+]?[0-9]+)?|[-+]?0[oxb][0-9a-fA-F_]+"
 )
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _VARIABLE = re.compile(r"\$\{.*\}|\$[A-Z_][A-Z0-9_]*")
 _BOOLEANS = {"y": "true", "yes": "true", "on": "true", "true": "true"} | {
     "n": "false",
@@ -64,6 +65,7 @@ class Trap:
     hint: str
 
 
+HALF = Trap("an escape here is half of a character", "write the character itself, or \\U with eight digits")
 MISSING = Trap("a value is missing", 'write one, or "" for an empty text, or null for nothing')
 
 
@@ -123,6 +125,8 @@ class Document:
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, at)
         assert isinstance(node, yaml.ScalarNode)
+        if _SURROGATE.search(node.value):
+            return HALF
         return read_plain(node.value) if node.style is None else node.value
 
     def _mapping(self, node: yaml.MappingNode, at: At) -> dict[str, Any] | Trap:
@@ -133,6 +137,9 @@ class Document:
                 return Trap("the name of a setting must be text", "text that starts with { needs quotes")
             # A key is the text that is written: a field may well be called `on` or `1`.
             key = key_node.value
+            if _SURROGATE.search(key):
+                self._wrong(line, column, HALF.message, HALF.hint)
+                continue
             if key_node.style is None and key in ("", "<<"):
                 self._wrong(line, column, "this is not the name of a setting", "write the name before the colon")
                 continue
