@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 
 from detection.rules import Scalar
+from detection.times import EPOCH, iso
 from settings.actions import Status
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_LAST_MS = 253_402_300_799_999  # the last millisecond of year 9999: ISO 8601 with four digits ends there
-
-
-def iso(time_ms: int) -> str:
-    """Milliseconds since 1970 as `2026-01-31T10:00:03.120Z`; years beyond 9999 become its last millisecond."""
-    moment = _EPOCH + timedelta(milliseconds=min(max(time_ms, 0), _LAST_MS))
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
 
 
 def _read_time(value: object) -> object:
     if not isinstance(value, str):
         return value
-    return (datetime.fromisoformat(value) - _EPOCH) // timedelta(milliseconds=1)
+    return (datetime.fromisoformat(value) - EPOCH) // timedelta(milliseconds=1)
 
 
 TimeMs = Annotated[int, BeforeValidator(_read_time), PlainSerializer(iso, return_type=str)]

@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping
 import structlog
 
 from actions import metrics
-from actions.alert import Alert, Evidence, iso
+from actions.alert import Alert, Evidence
 from actions.base import Action
 from actions.identity import News
 from actions.outbox import Composed
 from actions.topic import ALERTS
 from detection.durations import spoken
 from detection.rules import Scalar
+from detection.times import iso
 from detection.transitions import Transition
 from settings import RuleSettings, Settings
 from settings.actions import ActionSettings
@@ -97,6 +98,8 @@ class Composer:
         )
 
     def _message(self, t: Transition, rule: RuleSettings, key: dict[str, Scalar]) -> str:
+        if t.merged_into is not None:
+            return f"{t.rule}: {_listed(key)} is part of an alert that was opened before, and goes on as that one"
         template: Template = self._templates[rule.name][t.status == "resolved"]
         try:
             return template.render(
@@ -121,11 +124,11 @@ class Composer:
                 _log.error(
                     "The message of a rule cannot be made; a plain one is sent", rule=rule.name, error=str(error)
                 )
-            return _plain(t, ", ".join(str(value) for value in key.values()))
+            return f"{t.rule}: {_listed(key)} {t.status}, peak {t.peak}, {t.events} events"
 
 
-def _plain(t: Transition, key: str) -> str:
-    return f"{t.rule}: {key[:200]} {t.status}, peak {t.peak}, {t.events} events"
+def _listed(key: Mapping[str, Scalar]) -> str:
+    return ", ".join(str(value) for value in key.values())[:200]
 
 
 def _from_previous(t: Transition, previous: Alert) -> Alert:
@@ -139,7 +142,7 @@ def _from_previous(t: Transition, previous: Alert) -> Alert:
             "events": t.events,
             "opened_at": t.opened_at_ms,
             "resolves_at": t.resolves_at_ms,
-            "message": f"{t.rule}: {', '.join(str(value) for value in previous.key.values())[:200]} {how}",
+            "message": f"{t.rule}: {_listed(previous.key)} {how}",
             "evidence": _evidence(t),
             "merged_into": t.merged_into,
             "cancelled": t.cancelled,

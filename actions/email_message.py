@@ -9,10 +9,11 @@ from email.utils import format_datetime
 import msgspec
 from jinja2 import Environment
 
-from actions.alert import Alert, iso
+from actions.alert import Alert
 from actions.base import Delivery, delivery_id
 from actions.text import cut, escaped, stripped
 from detection.durations import spoken
+from detection.times import iso
 
 SUBJECT_LENGTH = 150
 _VALUE_LENGTH = 300
@@ -83,7 +84,8 @@ def compose_email(delivery: Delivery, sender: str, follows_opening: bool) -> Ema
 def subject(alert: Alert) -> str:
     """`[warning] hot-product: Nokia`, or `[resolved] hot-product: Nokia`."""
     key = ", ".join(_spell(value) for value in alert.key.values())
-    return cut(stripped(f"[{_label(alert)}] {alert.rule}: {key}"), SUBJECT_LENGTH)
+    more = " (goes on as an earlier alert)" if alert.merged_into else ""
+    return cut(stripped(f"[{_label(alert)}] {alert.rule}: {key}"), SUBJECT_LENGTH - len(more)) + more
 
 
 def _label(alert: Alert) -> str:

@@ -18,11 +18,11 @@ import msgspec
 import structlog
 
 from actions import metrics
-from actions.alert import iso
 from actions.base import Action, Delivered, Outcome, Refused, Retry
 from actions.outbox import Leased, Mark
 from actions.spare import SafeOutbox
 from actions.text import cut, escaped, redacted
+from detection.times import iso
 from settings.actions import ActionSettings
 
 _log = structlog.get_logger()
@@ -180,7 +180,7 @@ class Sender:
         if action.gives_up:
             delay_ms = min(delay_ms, give_up_ms - now_ms)
         metrics.DELIVERIES.labels(action.name, "retry").inc()
-        self._say_failing(now_ms, **about, answer=answer, in_ms=delay_ms)
+        self._say_failing(now_ms, **about, answer=answer, again_in_ms=delay_ms)
         return Mark(leased, "waits", answer, delay_ms=delay_ms, asked=asked)
 
     def _say_failing(self, now_ms: int, *, action: str, **about: object) -> None:

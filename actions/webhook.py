@@ -23,16 +23,18 @@ import msgspec
 import structlog
 from pydantic import SecretStr, ValidationInfo, field_validator
 
-from actions.alert import iso
 from actions.base import Action, ActionError, Delivered, Delivery, Outcome, Refused, Retry, is_loopback
+from detection.times import iso
 from settings.actions import ActionSettings
 from settings.problems import Mistake
-from settings.secrets import MaybeSecret, Secret, SecretError, SecretRefs
+from settings.secrets import HOW_TO_REFER, LiteralSecret, MaybeSecret, Secret, SecretError, SecretRefs
 
 _log = structlog.get_logger()
 
 ANSWER_BYTES = 4096
 SHORTEST_TOKEN = 8
+LONG_TOKEN = 20
+_WORDS = re.compile(r"[a-z]+([._~-][a-z]+)*(:[0-9]+)?")
 _HOST = re.compile(rb"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
 RETRIED = frozenset({408, 425, 429})
 
@@ -52,17 +54,23 @@ class WebhookSettings(ActionSettings):
     @field_validator("url")
     @classmethod
     def _url_is_safe(cls, url: str | Secret, info: ValidationInfo) -> str | Secret:
-        known = url if isinstance(url, str) else url.default
-        if known is not None:
-            text = known if isinstance(known, str) else known.get_secret_value()
+        if (text := _in_the_file(url)) is not None:
             if mistake := _mistake(text, info.data.get("allow_insecure", True)):
                 raise Mistake(*mistake)
+            if httpx2.URL(text).password:  # reported at the default of a reference, where it is one
+                raise LiteralSecret("a password must not stand in the configuration", HOW_TO_REFER, ("default",))
         return url
 
     def notes(self) -> tuple[str, ...]:
+        notes = []
         if not self.secret:
-            return ("without a secret the messages are not signed, and the receiver cannot tell who sent them",)
-        return ()
+            notes.append("without a secret the messages are not signed, and the receiver cannot tell who sent them")
+        elif all(secret.unset for secret in self.secret):
+            notes.append(f"{self.secret[0].source} is not set here, and without it the messages are not signed")
+        parts = re.split("[/?&=@]", _in_the_file(self.url) or "")
+        if any(len(part) >= LONG_TOKEN and not _WORDS.fullmatch(part) for part in parts):
+            notes.append("there seems to be a token in the url, in clear; write url: {env: NAME} to keep it out")
+        return tuple(notes)
 
 
 class WebhookAction(Action[WebhookSettings]):
@@ -185,6 +193,12 @@ async def _answer(response: httpx2.Response) -> str:
                 if len(data) >= ANSWER_BYTES:
                     break
     return data[:ANSWER_BYTES].decode("utf-8", "replace").strip()
+
+
+def _in_the_file(url: str | Secret) -> str | None:
+    if isinstance(url, str):
+        return url
+    return url.default.get_secret_value() if url.default is not None else None
 
 
 def _mistake(text: str, allow_insecure: bool) -> tuple[str, str] | None:

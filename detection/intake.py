@@ -17,10 +17,8 @@ from detection.count import Row
 from detection.keys import Key, shard_of
 from detection.matching import BAD_KEY, compile_event_id, compile_event_time, compile_rule, fields_of
 from detection.rules import CountRule, Topic
+from detection.times import LAST_MS
 from detection.watermarks import NEVER
-
-LAST_MS = 253_402_300_799_999
-"""The last millisecond of the year 9999; a later time is invalid."""
 
 _DEEPEST = 500
 _NESTING = re.compile(rb'"(?:[^"\\]|\\.)*"|[][{}]', re.DOTALL)

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from actions.alert import Alert, Evidence, iso
+from actions.alert import Alert, Evidence
+from detection.times import iso
 
 ALERT = Alert(
     id="a1",

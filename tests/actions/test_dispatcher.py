@@ -225,6 +225,41 @@ def test_a_transition_that_is_not_told_goes_to_the_alerts_topic_alone(
     assert broker.on("tua.alerts")[-1]["merged_into"] == "a"
 
 
+def test_an_alert_that_is_part_of_another_is_not_said_to_be_calm(
+    start: Start, web: HttpReceiver, mail: MailReceiver
+) -> None:
+    run = start({"mail": email_action(mail.port), "web": action("webhook", url=web.url)})
+    life = opened(run.settings)
+    run.dispatcher.put(
+        [
+            life,
+            replace(
+                life,
+                alert_id="a2",
+                opened_at_ms=life.opened_at_ms + 60_000,
+                resolves_at_ms=life.resolves_at_ms + 60_000,
+            ),
+        ]
+    )
+    run.dispatcher.put(
+        [
+            replace(
+                resolved(life),
+                alert_id="a2",
+                sequence=2,
+                merged_into="a1",
+                opened_at_ms=life.opened_at_ms + 60_000,
+                resolves_at_ms=life.resolves_at_ms + 60_000,
+            )
+        ]
+    )
+    wait_until(lambda: run.dispatcher.pending() == 0)
+    told = json.loads(web.requests[-1].body)["data"]
+    assert (told["id"], told["merged_into"]) == ("a2", "a1")
+    assert told["message"] == "hot: Nokia is part of an alert that was opened before, and goes on as that one"
+    assert mail.subjects()[-1] == "[resolved] hot: Nokia (goes on as an earlier alert)"
+
+
 def test_a_message_that_cannot_be_made_falls_back_to_a_plain_one(
     start: Start, broker: Broker, web: HttpReceiver
 ) -> None:
