@@ -7,18 +7,22 @@ from collections.abc import Callable
 from typing import Any
 
 import structlog
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
 from settings import KafkaSettings
 
 log = structlog.get_logger()
 
-_SAID_AGAIN_S = 10.0
+SAID_AGAIN_S = 10.0
 
 
 class Stopped(Exception):
     """The job was asked to stop while it waited."""
+
+
+class PropertyError(Exception):
+    """librdkafka does not take the properties of kafka.properties; the text says which and why."""
 
 
 class ConnectionLog:
@@ -37,7 +41,7 @@ class ConnectionLog:
         if error.code() in (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._RESOLVE):
             if self._away_since is None:
                 self._away_since = now
-            elif now - self._said < _SAID_AGAIN_S:
+            elif now - self._said < SAID_AGAIN_S:
                 return
             self._said = now
             log.warning(
@@ -55,7 +59,9 @@ class ConnectionLog:
             self._away_since = None
 
 
-def client_config(kafka: KafkaSettings, client: str, errors: ConnectionLog, **more: Any) -> dict[str, Any]:
+def client_config(
+    kafka: KafkaSettings, client: str, errors: Callable[[KafkaError], None], **more: Any
+) -> dict[str, Any]:
     """librdkafka's properties for one client of the job; the user's own come last, but for `more`."""
     return {
         "client.id": f"tua-{client}",
@@ -70,6 +76,16 @@ def client_config(kafka: KafkaSettings, client: str, errors: ConnectionLog, **mo
     }
 
 
+def check_properties(kafka: KafkaSettings) -> None:
+    """Raise PropertyError for what librdkafka would refuse. Connects to nothing that it waits for."""
+    for kind, more in ((Consumer, {"group_id": kafka.consumer_group}), (Producer, {})):
+        try:
+            kind(client_config(kafka, "check", lambda _: None, **more))
+        except (KafkaException, TypeError, ValueError) as error:
+            reason = error.args[0].str() if isinstance(error, KafkaException) else error
+            raise PropertyError(f"kafka.properties: {reason}. They are those of librdkafka, in its spelling") from None
+
+
 def wait_for_brokers(kafka: KafkaSettings, stopping: Callable[[], bool]) -> AdminClient:
     """An admin client that has reached the cluster. Tries until it has, and says so; raises Stopped when asked to."""
     errors = ConnectionLog("admin")
@@ -81,7 +97,7 @@ def wait_for_brokers(kafka: KafkaSettings, stopping: Callable[[], bool]) -> Admi
         except KafkaException as error:
             reason = error.args[0].str()
             now = time.monotonic()
-            if said == started or now - said >= _SAID_AGAIN_S:
+            if said == started or now - said >= SAID_AGAIN_S:
                 said = now
                 log.warning(
                     "waiting for Kafka",

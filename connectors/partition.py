@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
+from zlib import crc32
 
 from detection.intake import Record
 from detection.rules import Topic
@@ -25,12 +26,23 @@ class _Waiting(NamedTuple):
     """Whether a log begins anew with these."""
 
 
+class _Read(NamedTuple):
+    """Records [first, end) that came together, told by the first of them."""
+
+    first: int
+    end: int
+    timestamp_ms: int
+    checksum: int
+
+
 class Partition:
     """Position and event time of one partition. Times named `_s` are of a monotonic clock.
 
     `next_offset` and `highest_ms` are what has been passed on to the flow, and what a snapshot holds: next_offset is
     None before anything is known. `expected` is the next offset to come from the broker; what lies between is in
-    `waiting`. `topic_id` is the id of the topic that next_offset belongs to, `reading_id` of the one being read.
+    `waiting`. `topic_id` is the id of the topic that next_offset belongs to, `reading_id` of the one being read;
+    `logs` counts the logs that have been read under this name. `settled_ms` is highest_ms as of when it was last known
+    that the topic has no more partitions than those that are read.
     """
 
     def __init__(
@@ -43,6 +55,12 @@ class Partition:
         self.waiting: deque[_Waiting] = deque()
         self.waiting_bytes = 0
         self.committed: int | None = None
+        self.paused = False
+        self.logs = 0
+        self.settled_ms = highest_ms
+        self._unconfirmed: deque[_Read] = deque()
+        self._read_before: deque[_Read] = deque()
+        self._skip_to = 0
         self._begins = False
         self._arrived_s = self._accepted_s = self._reachable_since_s = now_s
         self._asked_s = -1.0e9
@@ -52,6 +70,9 @@ class Partition:
 
     def arrived(self, records: Sequence[Record], size: int, now_s: float) -> None:
         """Records came, in log order; `size` is what they take in memory, about, in bytes."""
+        if self.reading_id is not None:
+            value, timestamp_ms, offset, _ = records[0]
+            self._unconfirmed.append(_Read(offset, records[-1][2] + 1, timestamp_ms, crc32(value or b"")))
         self.waiting.append(_Waiting(records, size, self.reading_id, self._begins))
         self.waiting_bytes += size
         self._begins = False
@@ -77,7 +98,7 @@ class Partition:
             waiting = waiting._replace(records=now, size=size)
         self.waiting_bytes -= waiting.size
         if waiting.begins:
-            self.highest_ms = NEVER
+            self.highest_ms = self.settled_ms = NEVER
         self.topic_id = waiting.topic_id
         self.next_offset = waiting.records[-1][2] + 1
         return waiting.records
@@ -102,13 +123,41 @@ class Partition:
         """The broker could not be reached up to now: what producers had to say meanwhile is yet to come."""
         self._reachable_since_s = now_s
 
+    def confirmed(self, expected: int | None, highest_ms: int) -> None:
+        """When these were its `expected` and highest_ms, the topic was the one being read, with all its partitions."""
+        self.settled_ms = highest_ms
+        while self._unconfirmed and self._unconfirmed[0].first < (expected or 0):
+            self._unconfirmed.popleft()
+
     def begin_anew(self, topic_id: str | None, now_s: float) -> None:
-        """What comes next is the log of another topic of the same name."""
+        """What comes next is the log of another topic of the same name, from its beginning.
+
+        If that log is longer than the position in the old one, then the consumer has gone on in it, and what came
+        since the old one was last confirmed may be of the new one.
+        """
+        self._read_before, self._unconfirmed, self._skip_to = self._unconfirmed, deque(), 0
+        self.logs += 1
         self._begins = True
         self.reading_id = topic_id
         self.expected = self._end = self._end_at_start = None
         self._seen_to = -1
         self._arrived_s = self._accepted_s = now_s
+
+    def without_counted(self, records: list[Record]) -> list[Record]:
+        """Those that did not come before, at a position of the old log."""
+        if not self._read_before and not self._skip_to:
+            return records
+        kept = []
+        for record in records:
+            value, timestamp_ms, offset, _ = record
+            while self._read_before and self._read_before[0].first <= offset:
+                read = self._read_before.popleft()
+                if (offset, timestamp_ms, crc32(value or b"")) == (read.first, read.timestamp_ms, read.checksum):
+                    self._skip_to = read.end
+            if offset >= self._skip_to:
+                self._skip_to = 0
+                kept.append(record)
+        return kept
 
     def wants_verifying(self, now_s: float) -> bool:
         """Whether the broker should be asked for the end offset.
@@ -146,7 +195,16 @@ class Partition:
         quiet_ms = int((looked_s - max(self._accepted_s, self._reachable_since_s)) * 1000)
         idle = self.is_idle(looked_s)
         return PartitionState(
-            self.topic.name, self.number, self.highest_ms, idle, self.caught_up, partitions, now_ms, max(0, quiet_ms)
+            self.topic.name,
+            self.number,
+            self.highest_ms,
+            # An embedded broker has no ids, and its topics do not grow.
+            self.settled_ms if self.reading_id is not None else self.highest_ms,
+            idle,
+            self.caught_up,
+            partitions,
+            now_ms,
+            max(0, quiet_ms),
         )
 
     def _read_to(self) -> int:

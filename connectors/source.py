@@ -17,11 +17,13 @@ import structlog
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from connectors.partition import Partition
-from connectors.poller import Place, Poller, Position
+from connectors.poller import Poller
+from connectors.positions import Place, Position
 from connectors.workers import PerWorker
 from detection.intake import Rejected, TopicIntake
 from detection.rules import CountRule, Topic
 from detection.shard import ShardBatch
+from detection.times import iso
 from detection.watermarks import NEVER, PartitionState
 
 log = structlog.get_logger()
@@ -29,8 +31,8 @@ log = structlog.get_logger()
 SLOTS = 16
 """Number of slots; part of the recovery format, and the upper bound of processes that read."""
 
-_IDLE = dt.timedelta(milliseconds=5)
-_PAUSED = dt.timedelta(milliseconds=100)
+_AT_ONCE = dt.datetime.fromtimestamp(0, dt.UTC)
+_IDLE_S = 0.005
 _SIDE_BY_SIDE_MS = 250
 
 
@@ -96,9 +98,23 @@ class Reader:
     def __init__(self, poller: Poller, topics: Sequence[Topic], rules: Sequence[CountRule]) -> None:
         self.poller = poller
         self.intakes = {topic.name: TopicIntake(topic, rules) for topic in topics}
-        self.open_slots = 0
+        self.open_slots = self._idle_calls = 0
         self._rules = {rule.name: rule for rule in rules}
         self._said: set[str] = set()
+
+    def worked(self) -> None:
+        """A slot had something to give."""
+        self._idle_calls = 0
+
+    def idle(self) -> None:
+        """A slot had nothing to give. When none has, wait a moment for a record.
+
+        Here and not by `next_awake`, which is a time of the wall clock: that may step back by an hour.
+        """
+        self._idle_calls += 1
+        if self._idle_calls >= self.open_slots:
+            self._idle_calls = 0
+            self.poller.wait(_IDLE_S)
 
     def backlog_until(self, partition: Partition, now_s: float) -> int | None:
         """How far a partition's backlog may be passed on now, so that partitions stay side by side in event time.
@@ -108,7 +124,11 @@ class Reader:
         """
         if partition.caught_up:
             return None
-        others = [other for other in self.poller.partitions.values() if other is not partition]
+        others = [
+            other
+            for other in self.poller.partitions.values()
+            if other is not partition and other.topic is partition.topic
+        ]
         if any(other.is_coming(now_s) for other in others):
             return NEVER
         return min((other.next_ms + _SIDE_BY_SIDE_MS for other in others if other.waiting), default=None)
@@ -123,7 +143,7 @@ class Reader:
                     "the rule changed" if name in state.rules else "the rule is new",
                     rule=name,
                     counts="start empty",
-                    complete_from=_iso(reached + rule.window_ms),
+                    complete_from=iso(reached + rule.window_ms),
                 )
         for name in sorted(state.rules.keys() - self._rules.keys() - self._said):
             self._said.add(name)
@@ -148,7 +168,7 @@ class Slot(StatefulSourcePartition[Arrivals, bytes]):
             self._reader.compare_rules(state)
         self._own: dict[Place, Partition] = {}
         self._epoch_ended = False
-        self._wake_after: dt.timedelta | None = None
+        self._claim(self._reader.poller.counts)
 
     def next_batch(self) -> list[Arrivals]:
         if self._source.stopping():
@@ -165,20 +185,21 @@ class Slot(StatefulSourcePartition[Arrivals, bytes]):
                 partition.state(poller.counts[partition.topic.name], now_ms, poller.looked_s)
                 for partition in self._own.values()
             )
-        if self._source.paused():
-            self._wake_after = _PAUSED
-            return [arrivals] if arrivals.states else []
-        poller.poll()
-        waiting = [partition for partition in self._own.values() if partition.waiting]
-        if waiting:
-            # One batch a call, from the partition that is furthest behind.
-            self._emit(min(waiting, key=lambda partition: partition.next_ms), arrivals)
-        self._wake_after = None if any(arrivals) else _IDLE
-        return [arrivals] if any(arrivals) else []
+        if not self._source.paused():
+            poller.poll()
+            # One batch a call, from the partition that is furthest behind of those that may go on.
+            waiting = [partition for partition in self._own.values() if partition.waiting]
+            for partition in sorted(waiting, key=lambda partition: partition.next_ms):
+                if self._emit(partition, arrivals):
+                    break
+        if not any(arrivals):
+            self._reader.idle()
+            return []
+        self._reader.worked()
+        return [arrivals]
 
     def next_awake(self) -> dt.datetime | None:
-        now = dt.datetime.now(dt.UTC)
-        return now + self._wake_after if self._wake_after else now
+        return _AT_ONCE
 
     def snapshot(self) -> bytes:
         self._epoch_ended = True
@@ -204,10 +225,10 @@ class Slot(StatefulSourcePartition[Arrivals, bytes]):
                 if place not in self._own:
                     self._own[place] = self._reader.poller.add(*place, self._stored.get(place))
 
-    def _emit(self, partition: Partition, arrivals: Arrivals) -> None:
+    def _emit(self, partition: Partition, arrivals: Arrivals) -> bool:
         until_ms = self._reader.backlog_until(partition, self._source.monotonic())
         if until_ms is not None and partition.next_ms > until_ms:
-            return
+            return False
         records = partition.take(until_ms)
         topic = partition.topic.name
         taken = self._reader.intakes[topic].take(partition.number, records, partition.highest_ms)
@@ -218,7 +239,4 @@ class Slot(StatefulSourcePartition[Arrivals, bytes]):
         arrivals.batches.extend(
             ShardBatch(shard, partition.number, taken.lowest_ms, rows) for shard, rows in taken.rows.items()
         )
-
-
-def _iso(timestamp_ms: int) -> str:
-    return dt.datetime.fromtimestamp(max(0, timestamp_ms) / 1000, dt.UTC).isoformat(timespec="milliseconds")
+        return True

@@ -13,7 +13,7 @@ from __future__ import annotations
 import bytewax.operators as op
 from bytewax.dataflow import Dataflow
 
-from connectors.rejected import RejectedSink, to_reject
+from connectors.rejected import to_reject
 from dataflows.detect import Detection, shard_name, ticks
 from dataflows.job import Job
 from dataflows.outbox import OutboxSink
@@ -24,7 +24,7 @@ detection = Detection(job.rules, job.topics, job.settings.state.retention_ms)
 flow = Dataflow("activity_alerts")
 arrivals = op.input("kafka", flow, job.source())
 
-op.output("to_rejected", op.flat_map("rejected", arrivals, to_reject), RejectedSink(job.settings.kafka))
+op.output("to_rejected", op.flat_map("rejected", arrivals, to_reject), job.rejected)
 
 rows = op.key_on("rows_key", op.flat_map("rows", arrivals, lambda item: item.batches), shard_name)
 news = op.key_on("ticks_key", op.flat_map("ticks", arrivals, ticks), shard_name)

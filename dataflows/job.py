@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
-from types import FrameType
 from typing import NoReturn
 
 import structlog
@@ -14,14 +12,16 @@ from actions.base import ActionError
 from actions.dispatcher import Dispatcher
 from actions.registry import ACTION_TYPES
 from actions.store import OutboxError
-from connectors.client import Stopped, wait_for_brokers
-from connectors.clock import WallClock
+from connectors.client import PropertyError, Stopped, check_properties, wait_for_brokers
 from connectors.poller import Poller
 from connectors.publisher import Publisher
+from connectors.rejected import RejectedSink
 from connectors.source import KafkaSource
-from connectors.topics import TopicError, ensure_topics, topic_ids
+from connectors.topics import TopicError, ensure_topics
 from dataflows.logs import configure_logs
 from dataflows.state_directory import StateDirectory, StateDirectoryError
+from dataflows.stop_request import StopRequest
+from dataflows.wall_clock import WallClock
 from detection.rules import Topic
 from settings import ConfigError, SecretError, Settings, config_path, load
 
@@ -31,16 +31,16 @@ log = structlog.get_logger()
 class Job:
     """One process of the job. Made once, when the dataflow module is imported."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, stop: StopRequest) -> None:
+        self.settings, self._stop = settings, stop
         self.rules = settings.detection_rules()
         self.topics: tuple[Topic, ...] = tuple({rule.topic.name: rule.topic for rule in self.rules}.values())
         self.clock = WallClock()
         self.publisher = Publisher(settings.kafka)
+        self.rejected = RejectedSink(settings.kafka)
         self.dispatcher = Dispatcher(settings, self.publisher.publish, now_ms=self.clock.now_ms)
         self._partitions: dict[str, int] = {}
         self._topic_ids: dict[str, str] = {}
-        self._stopping = False
 
     @classmethod
     def prepare(cls) -> Job:
@@ -49,16 +49,18 @@ class Job:
         Ends the process with 1 and a clear text where that can't be done, and with 0 when asked to stop meanwhile.
         """
         configure_logs()
+        stop = StopRequest()
         try:
             settings = load(config_path(), ACTION_TYPES)
-            StateDirectory(settings.state.directory).lock(sys.argv)
-            job = cls(settings)
+            directory = StateDirectory(settings.state.directory)
+            directory.lock(sys.argv)
+            directory.prepare_recovery(sys.argv)
+            check_properties(settings.kafka)
+            job = cls(settings, stop)
         except ConfigError as error:
             _fail("\n".join(map(str, error.problems)))
-        except (StateDirectoryError, OutboxError, ActionError, SecretError) as error:
+        except (StateDirectoryError, PropertyError, OutboxError, ActionError, SecretError) as error:
             _fail(str(error))
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, job._stop)
         try:
             job._find_topics()
         except Stopped:
@@ -83,8 +85,8 @@ class Job:
             ),
             now_ms=self.clock.now_ms,
             monotonic=time.monotonic,
-            stopping=lambda: self._stopping,
-            paused=lambda: self.dispatcher.full,
+            stopping=self._stop.made,
+            paused=lambda: self.dispatcher.full or self.rejected.full,
         )
 
     def close(self) -> None:
@@ -93,20 +95,10 @@ class Job:
         self.publisher.close()
 
     def _find_topics(self) -> None:
-        admin = wait_for_brokers(self.settings.kafka, lambda: self._stopping)
-        ensure_topics(admin, self.settings, lambda: self._stopping)
-        names = [topic.name for topic in self.topics]
-        self._topic_ids = topic_ids(admin, names)
-        there = admin.list_topics(timeout=10).topics
-        self._partitions = {name: len(there[name].partitions) for name in names}
+        admin = wait_for_brokers(self.settings.kafka, self._stop.made)
+        watched = [topic.name for topic in self.topics]
+        self._partitions, self._topic_ids = ensure_topics(admin, self.settings, watched, self._stop.made)
         log.info("watching", topics=self._partitions, rules=[rule.name for rule in self.rules])
-
-    def _stop(self, number: int, _frame: FrameType | None) -> None:
-        """The source sees the flag at its next call and ends the input: last snapshot, exit 0."""
-        log.info("stopping", signal=signal.Signals(number).name)
-        self._stopping = True
-        # A second signal ends the process at once.
-        signal.signal(number, signal.SIG_DFL)
 
 
 def _fail(text: str) -> NoReturn:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby, islice
+from typing import NamedTuple
 
 import msgspec
 
@@ -19,14 +20,23 @@ Place = tuple[str, int]
 _BATCH = 1000
 
 
+class Replayed(NamedTuple):
+    """`episodes`: the final ones, ordered by opening, rule and key; alerts merged into another are left out.
+    `matched`: rule -> number of events that its `where` and key let count.
+    """
+
+    episodes: list[Transition]
+    matched: dict[str, int]
+
+
 def replay(
     rules: Sequence[CountRule],
     topics: Iterable[Topic],
     sizes: Mapping[Place, int],
     records: Iterable[tuple[Place, Record]],
     on_rejected: Callable[[str, Rejected], None],
-) -> list[Transition]:
-    """The final episodes of `records`, ordered by opening, rule and key; alerts merged into another are left out.
+) -> Replayed:
+    """What the rules say about `records`.
 
     `sizes` says how many records each partition has, so that state can be freed while later ones are read. The
     log order of a partition is its order in `records`. Nothing is idle, nothing is thinned, and all episodes are
@@ -38,6 +48,7 @@ def replay(
     watermarks_index = _dense(sizes)
     shard = Shard(rules, thinning=False)
     left, highest = dict(sizes), dict.fromkeys(sizes, NEVER)
+    matched = dict.fromkeys((rule.name for rule in rules), 0)
     transitions: list[Transition] = []
     episodes: list[Transition] = []
     for place, run in groupby(records, key=lambda item: item[0]):
@@ -50,13 +61,16 @@ def replay(
                 on_rejected(topic, rejected)
             for number, rows in taken.rows.items():
                 shard.add(ShardBatch(number, partition, taken.lowest_ms, rows), transitions)
+                for position, of_rule in rows.items():
+                    matched[rules[position].name] += len(of_rule)
             index, partitions = watermarks_index[place]
             reached = taken.highest_ms if left[place] else ENDED
-            watermarks.update(PartitionState(topic, index, reached, False, True, partitions, 0))
+            watermarks.update(PartitionState(topic, index, reached, reached, False, True, partitions, 0))
             shard.advance(watermarks, transitions)
             episodes += (item for item in transitions if item.status == "resolved" and item.merged_into is None)
             transitions.clear()
-    return sorted(episodes, key=lambda item: (item.opened_at_ms, item.rule, _key_json(item, rules)))
+    episodes.sort(key=lambda item: (item.opened_at_ms, item.rule, _key_json(item, rules)))
+    return Replayed(episodes, matched)
 
 
 def _key_json(transition: Transition, rules: Sequence[CountRule]) -> bytes:

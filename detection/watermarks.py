@@ -21,14 +21,17 @@ ENDED = 1 << 62
 class PartitionState(msgspec.Struct, frozen=True):
     """What the reader of one partition knows of it.
 
-    `highest_ms`: highest accepted timestamp, NEVER before the first. `idle`: read to its end, and nothing accepted
-    for the topic's idle timeout. `caught_up`: read to the end offset it had when the job started. `partitions`:
-    how many the topic has. `now_ms`: the wall clock of the report. `quiet_ms`: for how long nothing was accepted.
+    `highest_ms`: highest accepted timestamp, NEVER before the first. `settled_ms`: the same as of when it was last
+    known how many partitions the topic has: one that is new since then may bring events of that time. `idle`: read to
+    its end, and nothing accepted for the topic's idle timeout. `caught_up`: read to the end offset it had when the job
+    started. `partitions`: how many the topic has. `now_ms`: the wall clock of the report. `quiet_ms`: for how long
+    nothing was accepted.
     """
 
     topic: str
     partition: int
     highest_ms: int
+    settled_ms: int
     idle: bool
     caught_up: bool
     partitions: int
@@ -81,7 +84,7 @@ class Watermarks:
             watermark = min(state.now_ms for state in states) - topic.lateness_ms - topic.idle_timeout_ms
         if watermark == NEVER or not all(state.caught_up for state in states):
             return watermark, NEVER
-        lowest = _minus(min(state.highest_ms for state in states), topic.lateness_ms)
+        lowest = _minus(min(state.settled_ms for state in states), topic.lateness_ms)
         if not active and any(state.quiet_ms < self._retention_ms for state in states):
             # The wall clock may be far ahead of event time (a replay, a test), and events may go on there.
             return watermark, min(watermark, lowest)

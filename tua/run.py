@@ -1,14 +1,13 @@
-"""`tua run`: the job with its recovery store prepared."""
+"""`tua run`: the job with its recovery store."""
 
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 
 import typer
 
-from dataflows.state_directory import RECOVERY_PARTS, StateDirectory, StateDirectoryError
+from dataflows.state_directory import StateDirectory, StateDirectoryError
 from settings import config_path
 from tua.configuration import ConfigOption, load_or_exit, show
 
@@ -22,14 +21,11 @@ def run(config: ConfigOption = None) -> None:
     settings = load_or_exit(path)
     show(settings.notes)
     try:
-        recovery = StateDirectory(settings.state.directory).recovery
+        directory = StateDirectory(settings.state.directory)
     except StateDirectoryError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
-    if not any(recovery.glob("part-*.sqlite3")):
-        recovery.mkdir(mode=0o700, exist_ok=True)
-        subprocess.run([sys.executable, "-m", "bytewax.recovery", str(recovery), str(RECOVERY_PARTS)], check=True)
     os.environ["TUA_CONFIG"] = str(path)
     # In place of this process, so that signals and the exit code are the job's own.
-    arguments = ["-m", "bytewax.run", "dataflows.activity_alerts", "-r", str(recovery), "-s", str(EPOCH_S), "-b", "0"]
-    os.execv(sys.executable, [sys.executable, *arguments])
+    arguments = ["-m", "bytewax.run", "dataflows.activity_alerts", "-r", str(directory.recovery)]
+    os.execv(sys.executable, [sys.executable, *arguments, "-s", str(EPOCH_S), "-b", "0"])

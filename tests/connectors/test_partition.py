@@ -131,3 +131,22 @@ def test_a_log_that_begins_anew_forgets_the_event_time_of_the_old_one_but_not_it
     assert (read.highest_ms, read.next_offset, read.topic_id) == (9_000, 501, "a")
     read.take()
     assert (read.highest_ms, read.next_offset, read.topic_id) == (NEVER, 1, "b")
+
+
+@pytest.mark.parametrize("new_from", [None, 505, 500])
+def test_of_a_log_made_anew_what_was_read_at_a_position_of_the_old_one_is_not_counted_again(
+    new_from: int | None,
+) -> None:
+    """Batches of five from 500 on; at `new_from` the consumer has gone on in the new log, where times are others."""
+
+    def timestamp(offset: int) -> int:
+        return 9_000 + offset if new_from is not None and offset >= new_from else 1_000 + offset
+
+    read = partition(next_offset=495)
+    for first in range(495, 515, 5):
+        read.arrived([record(offset, timestamp(offset)) for offset in range(first, first + 5)], 10, 1.0)
+    read.confirmed(500, NEVER)
+    read.begin_anew("b", 2.0)
+    again = [record(offset, 9_000 + offset) for offset in range(600)]
+    kept = [r[2] for part in (again[:502], again[502:511], again[511:]) for r in read.without_counted(part)]
+    assert kept == [offset for offset in range(600) if new_from is None or not new_from <= offset < 515]

@@ -23,7 +23,7 @@ def batch(*rows: tuple[str, int, int]) -> ShardBatch:
 
 
 def at(highest_ms: int) -> Tick:
-    return Tick(7, [PartitionState("products", 0, highest_ms, False, True, 1, 0)])
+    return Tick(7, [PartitionState("products", 0, highest_ms, highest_ms, False, True, 1, 0)])
 
 
 def test_the_clock_wakes_only_a_shard_that_has_something_due() -> None:

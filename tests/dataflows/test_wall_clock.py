@@ -1,4 +1,4 @@
-from connectors.clock import WallClock
+from dataflows.wall_clock import WallClock
 
 
 class Clocks:

@@ -73,7 +73,9 @@ class Run:
     def advance(self, *, ended: bool = False) -> None:
         for partition, highest in self.highest.items():
             reached = ENDED if ended else highest
-            self.watermarks.update(PartitionState("t", partition, reached, False, True, self.stream.partitions, 0))
+            self.watermarks.update(
+                PartitionState("t", partition, reached, reached, False, True, self.stream.partitions, 0)
+            )
         self.shard.advance(self.watermarks, self.out)
 
     def restart(self) -> None:

@@ -17,8 +17,10 @@ def report(
     of: int = 2,
     now_ms: int = 1_000,
     quiet_ms: int = 0,
+    settled_ms: int | None = None,
 ) -> PartitionState:
-    return PartitionState("t", partition, highest_ms, idle, caught_up, of, now_ms, quiet_ms)
+    settled_ms = highest_ms if settled_ms is None else settled_ms
+    return PartitionState("t", partition, highest_ms, settled_ms, idle, caught_up, of, now_ms, quiet_ms)
 
 
 def after(*reports: PartitionState, retention_ms: int = 500) -> tuple[int, int]:
@@ -47,6 +49,10 @@ def test_an_idle_partition_leaves_the_watermark_and_holds_the_floor_up_to_the_re
     assert after(report(0, 2_000), report(1, 600, idle=True)) == (1_990, 1_490)
 
 
+def test_the_floor_follows_only_what_is_settled() -> None:
+    assert after(report(0, 500), report(1, 300, settled_ms=200)) == (290, 190)
+
+
 def test_when_all_are_idle_the_wall_clock_stands_in() -> None:
     assert after(report(0, 500, idle=True), report(1, 400, idle=True, now_ms=900))[0] == 900 - 10 - 30
 
@@ -72,5 +78,5 @@ def test_a_topic_that_was_made_anew_with_fewer_partitions_forgets_the_others() -
 
 def test_a_report_of_a_topic_that_no_rule_reads_is_of_no_interest() -> None:
     watermarks = Watermarks([TOPIC], 500)
-    watermarks.update(PartitionState("other", 0, 5, False, True, 1, 5))
+    watermarks.update(PartitionState("other", 0, 5, 5, False, True, 1, 5))
     assert watermarks.watermark("t") == NEVER

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.cluster import Cluster
 from tests.support.job import Job
-from tests.support.orders import calm, final, logged, order
+from tests.support.orders import burst, calm, final, logged, order
 
 pytestmark = pytest.mark.kafka
 
@@ -105,3 +105,32 @@ def test_what_the_broker_had_not_taken_before_a_kill_is_told_after_it(
     assert job.stop() == 0
     told = [json.loads(message.value() or b"")["source"] for message in kafka.read_all(rejected)]
     assert {(item["partition"], item["offset"]) for item in told} == {(n % 2, n // 2) for n in range(20)}
+
+
+def test_a_rejected_topic_that_is_gone_for_a_while_stops_nothing(make_job: Callable[..., Job], kafka: Cluster) -> None:
+    job = make_job()
+    rejected = f"{job.prefix}.rejected"
+    # After so long the client tells that a topic is not there; half a minute by default.
+    job.config["kafka"]["properties"] = {"topic.metadata.propagation.max.ms": 500}
+    job.write_config()
+    now = int(time.time() * 1000)
+    kafka.produce(job.topic, [(0, now, b"k", b"bad")])
+    job.start()
+    job.wait_for(lambda: len(kafka.read_all(rejected)) == 1, "the first bad record")
+    kafka.delete_topic(rejected)
+    told = 0
+
+    def said() -> bool:
+        nonlocal told
+        kafka.produce(job.topic, [(0, now, b"k", b"bad")])
+        told += 1
+        return "rejected records can't be written" in job.log()
+
+    job.wait_for(said, "it to be said")
+    kafka.produce(job.topic, [*burst("Nokia", now, 20)])
+    job.wait_for(lambda: logged(job), "an alert meanwhile")
+    kafka.create_topic(rejected)
+    job.wait_for(lambda: len(kafka.read_all(rejected)) >= told, "the bad records")
+    assert job.stop() == 0
+    offsets = {json.loads(message.value() or b"")["source"]["offset"] for message in kafka.read_all(rejected)}
+    assert offsets == set(range(1, told + 1))

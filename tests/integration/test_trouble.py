@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from confluent_kafka import TopicPartition
+from confluent_kafka.admin import NewPartitions, NewTopic
 
 from tests.integration.conftest import email, webhook
 from tests.support.cluster import Cluster
@@ -124,6 +125,35 @@ def test_sigterm_while_the_brokers_are_away_is_a_clean_stop(
     assert final(logged(job)) == {("Nokia", start + 1_040, start + 5_000)}
 
 
+def test_sigterm_while_the_brokers_hang_is_a_clean_stop(make_job: Callable[..., Job], breakable_kafka: Cluster) -> None:
+    """They take connections, and do not answer what the consumer wants to commit at its end."""
+    kafka = breakable_kafka
+    job = make_job(replication=2).start()
+    kafka.produce(job.topic, burst("Nokia", ago(60), 15))
+    job.wait_for(lambda: kafka.committed(job.prefix, job.topic).get(0) == 15, "the orders to be counted")
+    kafka.produce(job.topic, burst("Nokia", ago(60), 15, partition=1))
+    kafka.signal_brokers(signal.SIGSTOP)
+    try:
+        assert job.stop() == 0
+    finally:
+        kafka.signal_brokers(signal.SIGCONT)
+    assert "Traceback" not in job.log()
+
+
+def test_a_start_beside_brokers_that_are_just_coming_up(make_job: Callable[..., Job], breakable_kafka: Cluster) -> None:
+    kafka = breakable_kafka
+    kafka.stop_brokers()
+    job = make_job(bootstrap=kafka.bootstrap).start(wait=False)
+    job.wait_for(lambda: "waiting for Kafka" in job.log(), "the job to look for brokers")
+    kafka.start_broker(1)
+    job.wait_for(lambda: '"watching"' in job.log(), "the topics")
+    kafka.start_broker(2)
+    kafka.wait_until_healthy()
+    kafka.produce(job.topic, burst("Nokia", ago(60), 20))
+    job.wait_for(lambda: logged(job), "the alert")
+    assert job.stop() == 0
+
+
 def test_no_broker_at_start_is_said_and_waited_for(make_job: Callable[..., Job]) -> None:
     job = make_job(bootstrap=f"127.0.0.1:{free_port()}").start(wait=False)
     job.wait_for(lambda: "waiting for Kafka" in job.log(), "the job to say so")
@@ -174,14 +204,54 @@ def test_a_topic_that_was_deleted_and_created_again_is_read_from_its_beginning(
     assert "Traceback" not in job.log()
 
 
-def test_partitions_added_while_the_job_runs_are_read(make_job: Callable[..., Job], kafka: Cluster) -> None:
-    from confluent_kafka.admin import NewPartitions  # noqa: PLC0415
+def test_a_topic_made_anew_with_more_records_than_were_read_counts_each_once(
+    make_job: Callable[..., Job], kafka: Cluster
+) -> None:
+    """The position in the old log is one in the new log too: no broker says that it is wrong."""
+    job = make_job().start()
+    start = ago(600)
+    kafka.produce(job.topic, burst("Nokia", start, 50))
+    job.wait_for(lambda: kafka.committed(job.prefix, job.topic).get(0) == 50, "the orders to be counted")
+    kafka.delete_topic(job.topic)
+    kafka.create_topic(job.topic, partitions=2)
+    kafka.produce(job.topic, burst("iPad", start + 60_000, 300))
+    job.wait_for(lambda: job.log().count("deleted and created again") == 2, "the job to notice")
+    job.wait_for(lambda: kafka.committed(job.prefix, job.topic).get(0) == 300, "the new log to be read")
+    kafka.produce(job.topic, calm(start + 120_000))
+    job.wait_for(lambda: len(final(logged(job))) == 2, "the ends of both")
+    assert job.stop() == 0
+    ipad = logged(job)[-1]
+    assert (facts(ipad), ipad["events"]) == (("iPad", start + 60_190, start + 60_000 + 280 * 10 + 5_000), 300)
 
+
+def test_a_partition_without_a_leader_keeps_no_other_topic_from_being_calm(
+    make_job: Callable[..., Job], breakable_kafka: Cluster
+) -> None:
+    kafka = breakable_kafka
+    job = make_job(bootstrap=kafka.bootstrap, lateness="500ms")
+    other = f"{job.prefix}.other"
+    for topic, broker in ((job.topic, 2), (other, 1)):
+        new = NewTopic(topic, 2, replica_assignment=[[broker], [broker]], config={"retention.ms": "-1"})
+        kafka.admin.create_topics([new])[topic].result(30)
+    job.config["topics"][other] = {"partitions": 2, "replication_factor": 1}
+    job.config["rules"].append({**job.config["rules"][0], "name": "other", "topic": other})
+    job.write_config()
+    job.start()
+    kafka.produce(other, burst("iPad", int(time.time() * 1000), 1))
+    job.wait_for(lambda: kafka.committed(job.prefix, other).get(0) == 1, "both topics to be read")
+    kafka.kill_broker(1)
+    kafka.produce(job.topic, burst("Nokia", int(time.time() * 1000), 20))
+    job.wait_for(lambda: final(logged(job)), "the end of an alert by the idle time-out", timeout=45)
+
+
+def test_partitions_added_while_the_job_runs_are_read(make_job: Callable[..., Job], kafka: Cluster) -> None:
     job = make_job().start()
     start = ago(60)
     kafka.produce(job.topic, burst("Nokia", start, 10))
     kafka.admin.create_partitions([NewPartitions(job.topic, 3)])[job.topic].result(30)
     kafka.produce(job.topic, burst("Nokia", start + 500, 10, partition=2))
+    # Before the job has heard of the new partition, event time goes on elsewhere.
+    kafka.produce(job.topic, calm(start + 30_000))
     job.wait_for(lambda: logged(job), "the alert of both partitions", timeout=60)
     assert logged(job)[0]["evidence"]["partition"] == 2
     assert job.stop() == 0

@@ -42,6 +42,11 @@ class Cluster:
     def start_broker(self, number: int) -> None:
         self._script("start-broker", str(number), "--die-with", str(os.getpid()))
 
+    def signal_brokers(self, number: int) -> None:
+        """As SIGSTOP and SIGCONT: brokers that take connections and answer nothing."""
+        for broker in ("broker-1", "broker-2"):
+            os.kill(int((self._directory / broker / "pid").read_text()), number)
+
     def stop_brokers(self) -> None:
         """Both brokers die; the controller and the data stay."""
         self.kill_broker(1)

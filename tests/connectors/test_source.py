@@ -1,0 +1,105 @@
+"""The slots of one worker, side by side, without Bytewax and Kafka."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable
+from typing import Any
+
+from connectors.partition import Partition
+from connectors.positions import Position
+from connectors.source import SLOTS, Arrivals, KafkaSource, Slot
+from detection.rules import CountRule, Topic
+from detection.watermarks import NEVER
+
+TOPIC = Topic("products")
+RULE = CountRule("hot", TOPIC, ("name",), 2, 1_000)
+
+
+class Brokers:
+    """In place of a Poller: partitions are filled by hand."""
+
+    def __init__(self, partitions: int) -> None:
+        self.counts = {"products": partitions}
+        self.partitions: dict[tuple[str, int], Partition] = {}
+        self.looked_s = 0.0
+        self.waits = 0
+
+    def add(self, topic: str, number: int, position: Position | None) -> Partition:
+        partition = self.partitions[topic, number] = Partition(TOPIC, number, 0, NEVER, None, 0.0)
+        return partition
+
+    def fill(self, number: int, *times: int) -> None:
+        records: list[Any] = [(b'{"name":"Nokia"}', time, offset, None) for offset, time in enumerate(times)]
+        self.partitions["products", number].arrived(records, 10, 0.0)
+
+    def poll(self) -> None:
+        return
+
+    def wait(self, seconds: float) -> None:
+        self.waits += 1
+
+    def commit(self, partitions: Iterable[Partition]) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+
+def slots(brokers: Brokers, paused: bool = False) -> list[Slot]:
+    source = KafkaSource(
+        [TOPIC], [RULE], lambda: brokers, now_ms=lambda: 0, monotonic=lambda: 0.0, stopping=lambda: False,
+        paused=lambda: paused,
+    )  # type: ignore[arg-type, return-value]  # fmt: skip
+    return [source.build_part("kafka", name, None) for name in source.list_parts()]
+
+
+def passed_on(found: list[list[Arrivals]]) -> list[int]:
+    return [batch.partition for arrivals in found for item in arrivals for batch in item.batches]
+
+
+def test_what_is_new_does_not_wait_behind_a_backlog_of_the_same_slot() -> None:
+    """Partitions 0 and 16 share a slot. 0 waits for what 1 is about to bring; 16 has been read to its end."""
+    brokers = Brokers(17)
+    own = slots(brokers)
+    for (_, number), partition in brokers.partitions.items():
+        partition.end_is(10 if number < 2 else 0, 0.0, 0.0)
+    brokers.fill(0, 1_000)
+    brokers.fill(16, 5_000)
+    assert passed_on([slot.next_batch() for slot in own]) == [16]
+
+
+def test_a_backlog_of_another_topic_holds_nothing_back() -> None:
+    brokers = Brokers(1)
+    own = slots(brokers)
+    brokers.partitions["products", 0].end_is(10, 0.0, 0.0)
+    other = Partition(Topic("clicks"), 0, 0, NEVER, None, 0.0)
+    other.end_is(10, 0.0, 0.0)
+    brokers.partitions["clicks", 0] = other
+    brokers.fill(0, 1_000)
+    assert passed_on([slot.next_batch() for slot in own]) == [0]
+
+
+def test_when_no_slot_has_anything_they_wait_together_and_by_no_clock_that_can_be_set() -> None:
+    brokers = Brokers(2)
+    own = slots(brokers)
+    for _ in range(3):
+        for slot in own:
+            slot.next_batch()
+    assert brokers.waits == 3
+    brokers.partitions["products", 1].end_is(1, 0.0, 0.0)
+    brokers.partitions["products", 0].end_is(0, 0.0, 0.0)
+    for _ in range(3):
+        brokers.fill(1, 1_000)
+        for slot in own:
+            slot.next_batch()
+    assert brokers.waits == 3, "somebody had something"
+    assert all((slot.next_awake() or dt.datetime.max) < dt.datetime(2000, 1, 1, tzinfo=dt.UTC) for slot in own)
+
+
+def test_a_source_that_is_paused_gives_nothing_and_does_not_spin() -> None:
+    brokers = Brokers(2)
+    own = slots(brokers, paused=True)
+    brokers.fill(0, 1_000)
+    assert [slot.next_batch() for slot in own] == [[]] * SLOTS
+    assert brokers.waits == 1
