@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,11 +19,15 @@ from rich.table import Table
 from detection.durations import spoken
 from detection.intake import Rejected
 from detection.replay import replay
-from detection.rules import CountRule
+from detection.rules import CountRule, Scalar
+from detection.times import iso
 from detection.transitions import Transition
 from settings import Settings, config_path
 from tua.configuration import ConfigOption, load_or_exit
 from tua.event_file import EventFile, EventFileError
+
+_DETAILS = 1000
+_NO_TEXT = re.compile(r"-?[0-9.]+([eE][-+]?[0-9]+)?|true|false|null")
 
 
 class Format(StrEnum):
@@ -42,7 +47,8 @@ def backtest(
     settings = load_or_exit(config_path(config))
     rules = settings.detection_rules()
     topics = [topic.detection_topic(name) for name, topic in settings.topics.items()]
-    counts = {"late": 0, "future": 0, "invalid": 0}
+    counts: Counter[str] = Counter()
+    details: Counter[str] = Counter()
     try:
         with ExitStack() as stack:
             file = stack.enter_context(closing(EventFile(events, [topic.name for topic in topics])))
@@ -52,10 +58,12 @@ def backtest(
 
             def on_rejected(topic: str, rejected: Rejected) -> None:
                 counts[rejected.reason] += 1
+                if rejected.reason == "invalid" and len(details) < _DETAILS:
+                    details[rejected.detail] += 1
                 if out is not None:
                     out.write(_rejected_line(topic, rejected))
 
-            episodes = replay(rules, topics, file.sizes, file.records(), on_rejected)
+            episodes, matched = replay(rules, topics, file.sizes, file.records(), on_rejected)
         if format_ is Format.JSONL:
             for line in _lines(episodes, {rule.name: rule for rule in rules}):
                 sys.stdout.buffer.write(line)
@@ -67,10 +75,26 @@ def backtest(
     except (EventFileError, OSError) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
-    rejected = ", ".join(f"{count} {reason}" for reason, count in counts.items() if count) or "none"
-    typer.echo(
-        f"{sum(file.sizes.values())} events, {len(episodes)} alerts; records that do not count: {rejected}", err=True
-    )
+    _explain(sum(file.sizes.values()), episodes, matched, counts, details)
+
+
+def _explain(
+    events: int, episodes: list[Transition], matched: dict[str, int], counts: Counter[str], details: Counter[str]
+) -> None:
+    """What became of the events, on standard error: also why there may be no alert."""
+    rejected = ", ".join(f"{counts[reason]} {reason}" for reason in ("late", "future", "invalid") if counts[reason])
+    found = f"{_number(events, 'event')}, {_number(len(episodes), 'alert')}"
+    typer.echo(f"{found}; records that do not count: {rejected or 'none'}", err=True)
+    for detail, _ in details.most_common(1):
+        typer.echo(f"most often: {printable(detail)}", err=True)
+    alerted = {episode.rule for episode in episodes}
+    for rule, count in matched.items():
+        if rule not in alerted:
+            typer.echo(f"{rule}: no alert; {count} of the events pass its `where` and have its key", err=True)
+
+
+def _number(count: int, word: str) -> str:
+    return f"{count} {word}{'' if count == 1 else 's'}"
 
 
 def _lines(episodes: list[Transition], rules: dict[str, CountRule]) -> Iterator[bytes]:
@@ -113,12 +137,12 @@ def _show(episodes: list[Transition], settings: Settings) -> None:
     for name in ("peak", "events"):
         table.add_column(name, justify="right")
     for episode in episodes:
-        key = ", ".join(str(value) for value in episode.key)
+        key = ", ".join(_spelled(value) for value in episode.key)
         table.add_row(
-            _utc(episode.opened_at_ms),
+            iso(episode.opened_at_ms)[:-1].replace("T", " "),
             episode.rule,
             settings.rule(episode.rule).severity,
-            _printable(key),
+            printable(key),
             spoken(episode.resolves_at_ms - episode.opened_at_ms),
             str(episode.peak),
             str(episode.events),
@@ -127,11 +151,12 @@ def _show(episodes: list[Transition], settings: Settings) -> None:
         Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 160).print(table)
 
 
-def _utc(timestamp_ms: int) -> str:
-    moment = datetime.fromtimestamp(timestamp_ms / 1000, UTC)
-    return moment.strftime("%Y-%m-%d %H:%M:%S.") + f"{timestamp_ms % 1000:03}"
+def _spelled(value: Scalar) -> str:
+    # Text that looks like a number or a boolean is told from one by its quotes.
+    plain = isinstance(value, str) and not _NO_TEXT.fullmatch(value)
+    return value if isinstance(value, str) and plain else msgspec.json.encode(value).decode()
 
 
-def _printable(text: str) -> str:
-    """A key comes from events: control characters in it must not reach a terminal."""
+def printable(text: str) -> str:
+    """Text that comes from events must not steer a terminal."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import shutil
 import tempfile
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -60,7 +61,7 @@ class EventFile:
             try:
                 if not text.isascii():
                     text.decode()
-                line = decode(text)
+                line = decode(text.removeprefix(BOM_UTF8) if number == 1 else text)
             except (ValueError, RecursionError) as error:
                 raise self._mistake(number, *_what_is_wrong(error)) from None
             place = (self._topic(line, number), line.partition)

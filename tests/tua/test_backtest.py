@@ -198,3 +198,21 @@ def test_any_terminal_and_any_file_can_take_what_it_says(format_: str) -> None:
         result = subprocess.run(command, input=HOT, stdout=full, stderr=subprocess.PIPE, check=False)
     assert (result.returncode, b"Traceback" in result.stderr) == (1, False)
     assert b"No space left" in result.stderr
+
+
+def test_where_no_alert_is_raised_it_says_what_became_of_the_events() -> None:
+    typo = {"timestamp": START, "value": {"nmae": "Nokia", "action": "add"}}
+    result = backtest(order("Nokia", 0), order("Nokia", 1, "dd"), typo, typo)
+    assert "4 events, 0 alerts; records that do not count: 2 invalid" in result.stderr
+    assert "most often: key name: missing" in result.stderr
+    assert "hot: no alert; 1 of the events pass its `where` and have its key" in result.stderr
+    assert "1 alert;" in backtest(*(order("Nokia", at_ms) for at_ms in (0, 1, 2))).stderr
+
+
+def test_a_byte_order_mark_is_no_mistake_and_keys_of_other_types_look_different() -> None:
+    keys = ["1", 1, True, "true"]
+    lines = [json.dumps(order(key, at_ms)) for key in keys for at_ms in (0, 0, 0)]
+    result = backtest("\ufeff" + lines[0], *lines[1:], more=())
+    assert result.exit_code == 0, result.stderr
+    found = [line.split("warning")[1].split()[0] for line in result.stdout.splitlines()[1:]]
+    assert sorted(found) == ['"1"', '"true"', "1", "true"]
