@@ -16,8 +16,10 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from actions.base import Action, ActionError, Delivered, Delivery, Outcome, Refused, Retry, is_loopback
 from actions.email_message import compose_email
 from settings.actions import ActionSettings
+from settings.base import NoRepeats, NotEmpty
+from settings.fields import Name
 from settings.problems import Mistake
-from settings.secrets import MaybeSecret, Secret, SecretError, SecretRef
+from settings.secrets import MaybeSecret, Secret, SecretError, SecretRef, notes_on_defaults
 
 _log = structlog.get_logger()
 
@@ -41,13 +43,13 @@ class EmailSettings(ActionSettings):
     """`port` None: 587 for starttls, 465 for implicit TLS, 25 without TLS."""
 
     type: Literal["email"] = "email"
-    host: str = "localhost"
+    host: Name = "localhost"
     port: int | None = Field(default=None, ge=1, le=65535)
     tls: Literal["starttls", "implicit", "none"] = "starttls"
     username: MaybeSecret | None = None
     password: SecretRef | None = Field(default=None, validate_default=True)
     sender: MailAddress = Field(alias="from")
-    to: tuple[MailAddress, ...] = Field(min_length=1)
+    to: Annotated[tuple[MailAddress, ...], NotEmpty, NoRepeats]
 
     @field_validator("password")
     @classmethod
@@ -63,6 +65,9 @@ class EmailSettings(ActionSettings):
             )
         return password
 
+    def notes(self) -> tuple[str, ...]:
+        return tuple(notes_on_defaults("password", self.password))
+
 
 class EmailAction(Action[EmailSettings]):
     """One connection for each message. The password is read at each attempt, so a new one is used at once."""
@@ -77,7 +82,7 @@ class EmailAction(Action[EmailSettings]):
         self._login()
 
     def recipients(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(self.settings.to))
+        return self.settings.to
 
     def secrets(self) -> Iterable[str]:
         try:

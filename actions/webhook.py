@@ -27,7 +27,15 @@ from actions.base import Action, ActionError, Delivered, Delivery, Outcome, Refu
 from detection.times import iso
 from settings.actions import ActionSettings
 from settings.problems import Mistake
-from settings.secrets import HOW_TO_REFER, LiteralSecret, MaybeSecret, Secret, SecretError, SecretRefs
+from settings.secrets import (
+    HOW_TO_REFER,
+    LiteralSecret,
+    MaybeSecret,
+    Secret,
+    SecretError,
+    SecretRefs,
+    notes_on_defaults,
+)
 
 _log = structlog.get_logger()
 
@@ -62,7 +70,7 @@ class WebhookSettings(ActionSettings):
         return url
 
     def notes(self) -> tuple[str, ...]:
-        notes = []
+        notes = notes_on_defaults("secret", *self.secret)
         if not self.secret:
             notes.append("without a secret the messages are not signed, and the receiver cannot tell who sent them")
         elif all(secret.unset for secret in self.secret):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from settings.base import Duration, NotEmpty, PositiveDuration, SettingsModel
+from settings.base import Duration, NoRepeats, NotEmpty, PositiveDuration, SettingsModel
 from settings.problems import Mistake
 
 Status = Literal["opened", "updated", "resolved"]
@@ -35,7 +35,7 @@ class ActionSettings(SettingsModel):
     """The base of every action's settings; a subclass says `type: Literal["its name"]` and adds its fields."""
 
     type: str
-    send: Annotated[tuple[Status, ...], NotEmpty] = ("opened", "resolved")
+    send: Annotated[tuple[Status, ...], NotEmpty, NoRepeats] = ("opened", "resolved")
     retry: RetrySettings = RetrySettings()
 
     def notes(self) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationInfo, WithJsonSchema
 
 from detection.durations import parse_duration
-from settings.problems import Mistake
+from settings.problems import Mistake, Mistakes, WrongType
 
 
 class SettingsModel(BaseModel):
@@ -36,7 +36,7 @@ def _duration_ms(value: object, info: ValidationInfo) -> int:
             f"{value} is a duration without a unit", f"write {value}s for seconds; units are ms, s, m, h and d"
         )
     if not isinstance(value, str):
-        raise Mistake("this must be a duration", "a whole number and its unit, such as 500ms, 5s, 10m, 2h or 1d")
+        raise WrongType("this must be a duration", "a whole number and its unit, such as 500ms, 5s, 10m, 2h or 1d")
     try:
         return parse_duration(value)
     except ValueError as error:
@@ -56,8 +56,19 @@ def _not_empty(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
+def _no_repeats(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    typed = [(type(value), value) for value in values]  # 1 and true are two values
+    repeats = [index for index, value in enumerate(typed) if value in typed[:index]]
+    if repeats:
+        raise Mistakes(Mistake("this is here a second time", "remove it", (index,)) for index in repeats)
+    return values
+
+
 NotEmpty = AfterValidator(_not_empty)
 """For a list. (Pydantic's own `min_length` also complains when an item has a mistake.)"""
+
+NoRepeats = AfterValidator(_no_repeats)
+"""For a list."""
 
 Duration = Annotated[
     int,

@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from yaml._yaml import Mark as CMark
-from yaml.error import Mark
 from yaml.resolver import Resolver
 
 from settings.problems import ConfigError, Problem
+from settings.syntax import ANCHOR_HINT, TAG, place, syntax_problem
 
 Step = str | int
 At = tuple[Step, ...]
@@ -42,19 +41,6 @@ _BOOLEANS = {"y": "true", "yes": "true", "on": "true", "true": "true"} | {
 }
 _resolve: Callable[[type[yaml.Node], str, tuple[bool, bool]], str] = Resolver().resolve
 _TAG = "tag:yaml.org,2002:"
-_SYNTAX = (
-    ("mapping values are not allowed", "a colon is not allowed here", "indentation? text with ': ' in it needs quotes"),
-    ("could not find expected ':'", "a name without a colon stands before this", "write `name: value`"),
-    (
-        "expected <block end>",
-        "this does not fit the lines above it",
-        "check the indentation, and that quotes are closed",
-    ),
-    ("expected ',' or '}'", "a comma or } is missing before this", "text with , [ ] { } in it needs quotes"),
-    ("expected ',' or ']'", "a comma or ] is missing before this", "text with , [ ] { } in it needs quotes"),
-    ("found unexpected end of stream", "the file ends inside a quoted text", "close the quote"),
-    ("found unknown escape character", "an unknown escape with \\", "use single quotes, or write \\\\ for a backslash"),
-)
 
 
 @dataclass(frozen=True)
@@ -119,7 +105,7 @@ class Document:
 
     def add(self, node: yaml.Node, at: At) -> Any:
         """Take in a node and all below it; returns its value."""
-        self._places[at] = _place(node.start_mark)
+        self._places[at] = place(node.start_mark)
         if isinstance(node, yaml.SequenceNode):
             return tuple(self.add(item, (*at, index)) for index, item in enumerate(node.value))
         if isinstance(node, yaml.MappingNode):
@@ -132,7 +118,7 @@ class Document:
     def _mapping(self, node: yaml.MappingNode, at: At) -> dict[str, Any] | Trap:
         values: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            line, column = _place(key_node.start_mark)
+            line, column = place(key_node.start_mark)
             if not isinstance(key_node, yaml.ScalarNode):
                 return Trap("the name of a setting must be text", "text that starts with { needs quotes")
             # A key is the text that is written: a field may well be called `on` or `1`.
@@ -232,8 +218,8 @@ def _text(path: Path) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         before = data[: error.start].decode("utf-8", "replace")
-        place = before.count("\n") + 1, len(before) - before.rfind("\n")
-        raise ConfigError((Problem(file, *place, "the file is not UTF-8 text here", "save it as UTF-8"),)) from None
+        at = before.count("\n") + 1, len(before) - before.rfind("\n")
+        raise ConfigError((Problem(file, *at, "the file is not UTF-8 text here", "save it as UTF-8"),)) from None
 
 
 def _unsupported(file: str, text: str) -> Iterator[Problem]:
@@ -241,45 +227,27 @@ def _unsupported(file: str, text: str) -> Iterator[Problem]:
     documents = depth = 0
     try:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            place = _place(event.start_mark)
+            at = place(event.start_mark)
             if isinstance(event, yaml.CollectionStartEvent):
                 depth += 1
                 if depth > _MAX_DEPTH:
-                    yield Problem(file, *place, f"nested more than {_MAX_DEPTH} levels deep")
+                    yield Problem(file, *at, f"nested more than {_MAX_DEPTH} levels deep")
                     return
             elif isinstance(event, yaml.CollectionEndEvent):
                 depth -= 1
             elif isinstance(event, yaml.DocumentStartEvent):
                 documents += 1
                 if documents > 1:
-                    yield Problem(file, *place, "a second document starts here", "remove the line ---")
+                    yield Problem(file, *at, "a second document starts here", "remove the line ---")
             if isinstance(event, yaml.NodeEvent) and event.anchor is not None:
                 sign = "*" if isinstance(event, yaml.AliasEvent) else "&"
-                hint = "write the value out wherever it is needed, and put text that starts with & or * in quotes"
-                yield Problem(file, *place, f"anchors and aliases are not supported: {sign}{event.anchor}", hint)
+                message = f"anchors and aliases are not supported: {sign}{event.anchor}"
+                yield Problem(file, *at, message, ANCHOR_HINT)
             if getattr(event, "tag", None) is not None:
-                hint = "remove it; put a value in quotes to make it text"
-                yield Problem(file, *place, "tags, which start with !, are not supported", hint)
+                yield Problem(file, *at, *TAG)
     except yaml.MarkedYAMLError as error:
-        yield Problem(file, *_place(error.problem_mark or error.context_mark), *_syntax(error.problem or "nothing"))
+        yield syntax_problem(file, text, error)
     except yaml.reader.ReaderError as error:
         before = text[: error.position]
-        place = before.count("\n") + 1, len(before) - before.rfind("\n")
-        yield Problem(file, *place, "there is a character here that YAML does not allow", "remove it")
-
-
-def _syntax(said: str) -> tuple[str, str | None]:
-    """What PyYAML says, in words for somebody who knows YAML a little: what is wrong, and a hint."""
-    if r"'\t'" in said:
-        return "there is a tab here", "indent with spaces"
-    if said.startswith("found character"):
-        character = said.removeprefix("found character ").partition(" ")[0]
-        return f"a value cannot start with {character}", "put the text in quotes"
-    for part, message, hint in _SYNTAX:
-        if part in said:
-            return message, hint
-    return f"this cannot be read as YAML: {said}", None
-
-
-def _place(mark: Mark | CMark | None) -> tuple[int, int]:
-    return (mark.line + 1, mark.column + 1) if mark is not None else (1, 1)
+        at = before.count("\n") + 1, len(before) - before.rfind("\n")
+        yield Problem(file, *at, "there is a character here that YAML does not allow", "remove it")

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, PlainSerializer, PlainValidator, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, PlainValidator, ValidationInfo
 
 from detection.rules import Scalar
-from settings.base import NotEmpty, SettingsModel
-from settings.problems import Mistake, Mistakes
-from settings.secrets import HOW_TO_REFER, LiteralSecret, Secret, is_reference, read_reference
+from settings.base import NoRepeats, NotEmpty, SettingsModel
+from settings.problems import Mistake, WrongType
+from settings.secrets import Secret, in_clear, is_reference, reference
 
-_SECRET_PROPERTY = re.compile(r"password|secret|passphrase|key\.pem|oauthbearer\.config")
+_SECRET_PROPERTY = re.compile(r"password|secret|passphrase|key\.pem|oauthbearer\.config|jaas")
+_CODE_PROPERTY = re.compile(
+    r".*_cb|on_commit|on_delivery|logger|opaque|interceptors|default_topic_conf|.*callback_data"
+)
+_BROKER = re.compile(
+    r"((PLAINTEXT|SSL|SASL_PLAINTEXT|SASL_SSL)://)?([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):0*(?P<port>[0-9]{1,5})", re.I
+)
 _OUR_PROPERTIES = {
     "bootstrap.servers": "kafka.bootstrap_servers",
     "metadata.broker.list": "kafka.bootstrap_servers",
@@ -26,6 +34,11 @@ def _listed(value: object) -> object:
 
 
 def _field_path(value: str) -> str:
+    if "," in value:
+        raise Mistake(f"'{value}' is not the path of one field", "several are a list, such as [product.name, user_id]")
+    if re.search(r"[\[\]$*()'‘’‚“”„«»]", value):
+        hint = "names with dots between them, such as product.name; the items of an array cannot be reached"
+        raise Mistake(f"'{value}' is not the path of a field", hint)
     if any(not part or part != part.strip() for part in value.split(".")):
         raise Mistake(f"'{value}' is not the path of a field", "names with dots between them, such as product.name")
     if not value.isprintable() or '"' in value or "\\" in value:
@@ -33,13 +46,6 @@ def _field_path(value: str) -> str:
             f"'{value}' is not the path of a field that can be read", "without quotes, backslashes and control signs"
         )
     return value
-
-
-def _no_repeats(values: tuple[str, ...]) -> tuple[str, ...]:
-    repeats = [index for index, value in enumerate(values) if value in values[:index]]
-    if repeats:
-        raise Mistakes(Mistake(f"'{values[i]}' is here twice", "remove one of them", (i,)) for i in repeats)
-    return values
 
 
 def _scalar(value: object) -> Scalar:
@@ -50,10 +56,12 @@ def _scalar(value: object) -> Scalar:
 
 def _servers(value: str) -> str:
     servers = [server.strip() for server in value.split(",")]
-    for server in servers:
-        host, _, port = server.rpartition("://")[2].rpartition(":")
-        if not host or not port.isascii() or not port.isdigit() or not 0 < int(port[:6]) < 65_536:
-            raise Mistake("this is not a list of brokers", "host:port with commas between, such as localhost:9092")
+    for number, server in enumerate(servers, 1):
+        match = _BROKER.fullmatch(server)
+        if match is None or not 0 < int(match["port"]) < 65_536:
+            # It is not quoted: where the value came from elsewhere, it may be anything.
+            message = f"this is not a list of brokers: number {number} in it is no host:port"
+            raise Mistake(message, "host:port with commas between, such as localhost:9092")
     return ",".join(servers)
 
 
@@ -87,21 +95,19 @@ def _judged_by_name(value: object) -> object:
 
 
 def _forbidden(name: str, value: object) -> Mistake | None:
-    if name in _OUR_PROPERTIES:
-        return Mistake(f"'{name}' has a setting of its own", f"set {_OUR_PROPERTIES[name]} instead")
-    if _SECRET_PROPERTY.search(name) and not isinstance(value, Secret) and not is_reference(value):
-        return LiteralSecret("a secret must not stand in the configuration", HOW_TO_REFER)
-    return None
+    low = name.lower()
+    if low in _OUR_PROPERTIES:
+        return Mistake(f"'{name}' has a setting of its own", f"set {_OUR_PROPERTIES[low]} instead")
+    if _CODE_PROPERTY.fullmatch(low):
+        return Mistake(f"'{name}' is code, which cannot be set in a file", "remove it")
+    return in_clear(value) if _SECRET_PROPERTY.search(low) else None
 
 
 def _property(value: object, info: ValidationInfo) -> str | Secret:
     if isinstance(value, Mistake):
         raise value
-    if isinstance(value, Secret):
-        return value
-    if is_reference(value):
-        assert isinstance(value, Mapping)
-        return read_reference(value, (info.context or {}).get("directory"))
+    if (secret := reference(value, info)) is not None:
+        return secret
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str | int | float):
@@ -109,22 +115,38 @@ def _property(value: object, info: ValidationInfo) -> str | Secret:
     raise Mistake("a property of librdkafka is text, a number or true/false")
 
 
+def _directory(value: object) -> object:
+    if not isinstance(value, str | Path):
+        return value
+    hint = "a directory of the job's own, such as .tua or /var/lib/tua"
+    if not str(value).strip() or "\0" in str(value) or not os.path.abspath(value).strip("/"):
+        raise Mistake("this cannot be the directory of the state", hint)
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:
+        raise Mistake("the directory starts with ~ and a name that is nobody's", hint) from None
+
+
 def _record_or_field(value: object) -> object:
     if value == "record":
         return None
     if isinstance(value, Mapping | SettingsModel) and not is_reference(value):
         return value
-    raise Mistake("this is neither `record` nor a field", "write `record`, or {field: …}")
+    raise WrongType("this is neither `record` nor a field", "write `record`, or {field: …}")
 
 
 FieldPath = Annotated[str, AfterValidator(_field_path)]
 Name = Annotated[str, AfterValidator(_printable)]
-Values = Annotated[tuple[Annotated[Scalar, PlainValidator(_scalar)], ...], BeforeValidator(_listed), NotEmpty]
+Values = Annotated[
+    tuple[Annotated[Scalar, PlainValidator(_scalar)], ...], BeforeValidator(_listed), NotEmpty, NoRepeats
+]
 Property = Annotated[str | Secret, PlainValidator(_property), PlainSerializer(str)]
 Properties = Annotated[dict[str, Property], BeforeValidator(_judged_by_name)]
+Replication = Annotated[int, Field(ge=1, le=1000)]
+Directory = Annotated[Path, Field(strict=False), BeforeValidator(_directory)]
 Servers = Annotated[str, AfterValidator(_servers)]
 TopicName = Annotated[str, AfterValidator(check_topic_name)]
-Distinct = Annotated[tuple[str, ...], AfterValidator(_no_repeats)]
-Paths = Annotated[tuple[FieldPath, ...], BeforeValidator(_listed), AfterValidator(_no_repeats), NotEmpty]
+Distinct = Annotated[tuple[str, ...], NoRepeats]
+Paths = Annotated[tuple[FieldPath, ...], BeforeValidator(_listed), NotEmpty, NoRepeats]
 RecordOr = BeforeValidator(_record_or_field)
 """For a field that is `record`, None in Python, or a mapping."""

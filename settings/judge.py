@@ -12,9 +12,9 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from settings.base import SettingsModel
-from settings.document import At, Document, Trap, read_plain
-from settings.problems import Mistake, Problem, closest, did_you_mean
-from settings.secrets import LiteralSecret, Secret, SecretError, is_reference, read_reference
+from settings.document import MISSING, At, Document, Trap, read_plain
+from settings.problems import Mistake, Problem, WrongType, closest, did_you_mean
+from settings.secrets import HOW_TO_REFER, LiteralSecret, Secret, SecretError, is_reference, read_reference
 from settings.wording import mistakes_of, model_at, setting_names, takes_secrets
 
 _SENSITIVE = re.compile(r"password|secret|token|passphrase|credential|authorization|api_?key|url$", re.IGNORECASE)
@@ -96,7 +96,7 @@ class Judge:
                 self.document.put(at, written["default"], (*at, "default"))
                 return True
             hint = f"set it, or give a default: {{env: {reference.env}, default: …}}"
-            self.wrong(at, f"{reference.source} is not set", hint)
+            self.wrong(at, f"{reference.source} is not set, or empty", hint)
         self._unresolved.add(at)
         return False
 
@@ -104,8 +104,9 @@ class Judge:
         meant = set()
         for loc in (error["loc"] for error in errors if error["type"] == "extra_forbidden"):
             names, name = setting_names(model_at(model, loc)), str(loc[-1])
-            self.wrong((*at, *loc), f"unknown setting '{name}'", did_you_mean(name, names), key=True)
-            meant.add((*loc[:-1], closest(name, names)))
+            taken = self.document.get(self.document.nearest((*at, *loc[:-1])))
+            self.wrong((*at, *loc), f"unknown setting '{name}'", did_you_mean(name, names, taken), key=True)
+            meant.add((*loc[:-1], closest(name, set(names).difference(taken))))
         for error in errors:
             loc = error["loc"]
             if error["type"] == "missing" and loc not in meant:  # a misspelt name is one mistake, not two
@@ -121,8 +122,12 @@ class Judge:
         value = self.document.get(at)
         if at in self._unresolved:
             return
-        if isinstance(value, Trap) and not isinstance(mistake, LiteralSecret):
-            mistake = Mistake(value.message, value.hint)
+        if value is MISSING and isinstance(mistake, LiteralSecret):
+            mistake = Mistake(value.message, HOW_TO_REFER)
+        elif isinstance(value, Trap) and not isinstance(mistake, LiteralSecret):
+            # Quotes, which the trap's own hint offers, help only where text is taken.
+            wanted = mistake.hint or mistake.message
+            mistake = Mistake(value.message, wanted if isinstance(mistake, WrongType) else value.hint)
         origin = f"; the value comes from {self._origins[at].source}" if at in self._origins else ""
         self.wrong(at, mistake.message + origin, mistake.hint, key=key)
 

@@ -19,7 +19,7 @@ from settings.document import MISSING, At, read_document
 from settings.fields import check_action_name, check_topic_name
 from settings.judge import Judge
 from settings.models import KafkaSettings, RuleSettings, Settings, StateSettings, TopicSettings
-from settings.problems import ConfigError, Mistake, Problem, did_you_mean
+from settings.problems import ConfigError, Mistake, Problem, closest, did_you_mean
 from settings.secrets import is_reference
 
 BOOTSTRAP_VARIABLE = "TUA_BOOTSTRAP_SERVERS"
@@ -75,7 +75,8 @@ class _Loader:
     def _sections(self) -> None:
         for name in self._document.values:
             if name not in _DEFAULTS:
-                self._judge.wrong((name,), f"unknown setting '{name}'", did_you_mean(name, _DEFAULTS), key=True)
+                hint = did_you_mean(name, _DEFAULTS, self._document.values)
+                self._judge.wrong((name,), f"unknown setting '{name}'", hint, key=True)
         for name, default in _DEFAULTS.items():
             if self._document.get((name,)) in (None, MISSING):  # a section of comments alone is as good as none
                 self._document.put((name,), default)
@@ -105,7 +106,10 @@ class _Loader:
         kinds = ", ".join(self._action_types)
         settings = self._document.get(at)
         if isinstance(settings, dict) and "type" not in settings:
-            self._judge.wrong(at, "'type' is missing", f"add `type:` with one of: {kinds}", key=True)
+            if meant := closest("type", settings):
+                self._judge.wrong((*at, meant), f"unknown setting '{meant}'", "did you mean 'type'?", key=True)
+            else:
+                self._judge.wrong(at, "'type' is missing", f"add `type:` with one of: {kinds}", key=True)
             return None
         kind = self._judge.text((*at, "type"))
         if kind is None:
@@ -156,10 +160,17 @@ class _Loader:
             if not rule.actions:
                 message = f"the rule '{rule.name}' names no actions: its alerts go to the alerts topic alone"
                 yield self._document.problem(("rules", index), message, note=True)
+            for path, values in rule.where.items():
+                for position, value in enumerate(values):
+                    if isinstance(value, str) and value.startswith(("<", ">")):
+                        message = f"'{value}' is compared as text: a condition knows no more and no less"
+                        yield self._document.problem(("rules", index, "where", path, position), message, note=True)
         for name in topics.keys() - {rule.topic for rule in rules}:
             yield self._document.problem(("topics", name), f"no rule reads the topic '{name}'", key=True, note=True)
         for name in actions.keys() - {action for rule in rules for action in rule.actions}:
-            yield self._document.problem(("actions", name), f"no rule uses the action '{name}'", key=True, note=True)
+            at = ("actions", name)
+            if self._document.nearest(at) == at:  # the default ones are not in the file
+                yield self._document.problem(at, f"no rule uses the action '{name}'", key=True, note=True)
         for name, action in actions.items():
             for note in action.notes():
                 yield self._document.problem(("actions", name), f"{name}: {note}", key=True, note=True)

@@ -5,15 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, SerializeAsAny, ValidationInfo, field_validator
+from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator
 
 from detection.rules import CountRule, EventTime, Topic
 from settings.actions import ActionSettings
 from settings.base import Duration, PositiveDuration, SettingsModel
-from settings.fields import Distinct, FieldPath, Name, Paths, Properties, RecordOr, Servers, TopicName, Values
+from settings.fields import (
+    Directory,
+    Distinct,
+    FieldPath,
+    Name,
+    Paths,
+    Properties,
+    RecordOr,
+    Replication,
+    Servers,
+    TopicName,
+    Values,
+)
 from settings.problems import Mistake, Mistakes, Problem
 from settings.secrets import Secret, SecretError
-from settings.templates import compile_template, template_mistakes
+from settings.templates import compile_template, template_mistakes, trial
 
 DEFAULT_MESSAGE = "{{ rule }}: {{ key.values() | join(', ') }} had {{ count }} events within {{ window }}"
 DEFAULT_RESOLVED_MESSAGE = (
@@ -28,7 +40,7 @@ class KafkaSettings(SettingsModel):
     bootstrap_servers: Servers = "localhost:29092,localhost:39092"
     consumer_group: Name = "tua"
     topic_prefix: TopicName = "tua"
-    replication_factor: int | None = Field(default=None, ge=1)
+    replication_factor: Replication | None = None
     properties: Properties = Field(default_factory=dict)
 
     def client_properties(self) -> dict[str, str]:
@@ -41,7 +53,7 @@ class KafkaSettings(SettingsModel):
             if isinstance(value, Secret):
                 secret = value.resolve()
                 if secret is None:
-                    raise SecretError(f"kafka.properties {name}: {value.source} is not set")
+                    raise SecretError(f"kafka.properties {name}: {value.source} is not set, or empty")
                 properties[name] = secret.get_secret_value()
             else:
                 properties[name] = value
@@ -73,10 +85,13 @@ class FieldTimeSettings(FieldSettings):
 
 
 class TopicSettings(SettingsModel):
-    """One topic to read. `replication_factor` None: as for the job's own topics; `max_future_ms` None: no guard."""
+    """One topic to read. `max_future_ms` None: no guard.
 
-    partitions: int = Field(default=1, ge=1)
-    replication_factor: int | None = Field(default=None, ge=1)
+    `partitions` and `replication_factor` are for creating it; None: 1, and as many as there are brokers, at most 2.
+    """
+
+    partitions: int | None = Field(default=None, ge=1, le=100_000)
+    replication_factor: Replication | None = None
     lateness_ms: Duration = Field(default=10_000, alias="lateness")
     time_field: Annotated[FieldTimeSettings | None, RecordOr] = Field(default=None, alias="event_time")
     id_field: Annotated[FieldSettings | None, RecordOr] = Field(default=None, alias="event_id")
@@ -105,7 +120,7 @@ class TopicSettings(SettingsModel):
 class CountSettings(SettingsModel):
     """At least `threshold` events of one key within `window_ms`."""
 
-    threshold: int = Field(alias="at_least", ge=1)
+    threshold: int = Field(alias="at_least", ge=1, le=10_000_000)  # each key holds that many timestamps
     window_ms: PositiveDuration = Field(alias="within")
 
 
@@ -126,20 +141,25 @@ class RuleSettings(SettingsModel):
     @field_validator("message", "resolved_message")
     @classmethod
     def _template_uses_what_there_is(cls, text: str, info: ValidationInfo) -> str:
+        if not text.strip():
+            raise Mistake("the message is empty", "write a text, or leave the setting out for the usual one")
         try:
             template = compile_template(text)
         except ValueError as error:
             raise Mistake(str(error), "see the documentation of Jinja2 templates") from None
-        # A wrong key is reported by itself; then nothing can be said about the paths.
-        if mistakes := template_mistakes(template, info.data.get("key")):
+        # What else is wrong with the rule is reported by itself; then nothing can be said about the paths.
+        key, count = info.data.get("key"), info.data.get("count")
+        if mistakes := template_mistakes(template, key):
             raise Mistakes(Mistake(*mistake) for mistake in mistakes)
+        if key and count and (failure := trial(template, key, count.threshold, count.window_ms)):
+            raise Mistake(f"{failure}, as it would at every alert", "see the documentation of Jinja2 templates")
         return text
 
 
 class StateSettings(SettingsModel):
     """Where the job keeps what it must remember. A relative directory is below the working directory."""
 
-    directory: Annotated[Path, AfterValidator(Path.expanduser)] = Field(default=Path(".tua"), strict=False)
+    directory: Directory = Path(".tua")
     retention_ms: PositiveDuration = Field(default=3_600_000, alias="retention")
 
 

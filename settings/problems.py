@@ -49,6 +49,10 @@ class Mistake(ValueError):
         super().__init__(f"{message} ({hint})" if hint else message)
 
 
+class WrongType(Mistake):
+    """The value is of a kind that the setting never takes; as text, in quotes, it would be refused too."""
+
+
 class Mistakes(ValueError):
     """Several mistakes that one validator found."""
 
@@ -64,9 +68,9 @@ def closest(word: str, known: Iterable[str]) -> str | None:
     return by_lower[close[0]] if close else None
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A hint for an unknown name: `did you mean 'x'?`, or else the names there are."""
+def did_you_mean(word: str, known: Iterable[str], taken: Iterable[str] = ()) -> str:
+    """A hint for an unknown name: `did you mean 'x'?` for one that is not taken, or else the names there are."""
     names = sorted(known)
-    if (name := closest(word, names)) is not None:
+    if (name := closest(word, set(names).difference(taken))) is not None:
         return f"did you mean '{name}'?"
     return f"known: {', '.join(names)}" if names else "there are none"

@@ -19,6 +19,7 @@ from settings.problems import Mistake, Mistakes
 
 HOW_TO_REFER = "write {env: NAME} to take it from the environment, or {file: path} to read it from a file"
 _SHAPES = ({"env"}, {"env", "default"}, {"file"})
+_IN_CLEAR = "a secret must not stand in the configuration"
 _ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -54,6 +55,11 @@ class Secret:
         return SecretStr(text)
 
     @property
+    def unset(self) -> bool:
+        """Whether the environment variable is not set (or empty) here, and nothing stands in for it."""
+        return self.file is None and self.default is None and not os.environ.get(self.env or "")
+
+    @property
     def source(self) -> str:
         """Where the value comes from, in words: `the environment variable NAME`."""
         return f"the environment variable {self.env}" if self.file is None else f"the file {self.file}"
@@ -79,8 +85,8 @@ def read_reference(value: Mapping[str, Any], directory: Path | None = None) -> S
     """The reference that a mapping of the right shape stands for. A file's path is relative to `directory`."""
     if "file" in value:
         path = value["file"]
-        if not isinstance(path, str) or not path:
-            raise Mistake("the path of a file must be text", at=("file",))
+        if not isinstance(path, str) or not path or "\0" in path:
+            raise Mistake("this is not the path of a file", "text, in quotes if need be", at=("file",))
         return Secret(file=(directory or Path()) / path)
     name, default = value["env"], value.get("default")
     if not isinstance(name, str) or not _ENVIRONMENT_NAME.fullmatch(name):
@@ -95,16 +101,37 @@ def read_reference(value: Mapping[str, Any], directory: Path | None = None) -> S
     return Secret(env=name, default=None if default is None else SecretStr(text))
 
 
-def _secret(value: object, info: ValidationInfo) -> Secret:
+def reference(value: object, info: ValidationInfo) -> Secret | None:
+    """The reference that a value is, or has the shape of; None for any other."""
     if isinstance(value, Secret):
         return value
     if is_reference(value):
         assert isinstance(value, Mapping)
         return read_reference(value, (info.context or {}).get("directory"))
-    if isinstance(value, Mapping):
-        raise Mistake("this is no reference to a secret", HOW_TO_REFER)
-    # The value itself must not be in the message: it may well be the password.
-    raise LiteralSecret("a secret must not stand in the configuration", HOW_TO_REFER)
+    return None
+
+
+def in_clear(value: object) -> Mistake | None:
+    """What is wrong with a value where only a reference may stand. The message never has the value in it."""
+    if value is None:
+        return Mistake("a value is missing", HOW_TO_REFER)
+    if isinstance(value, Mapping) and not is_reference(value):
+        return Mistake("this is no reference to a secret", HOW_TO_REFER)
+    return None if isinstance(value, Secret | Mapping) else LiteralSecret(_IN_CLEAR, HOW_TO_REFER)
+
+
+def notes_on_defaults(name: str, *secrets: object) -> list[str]:
+    """What `check` mentions of a secret field: a default is allowed (for a test system), but stands in the file."""
+    in_file = any(isinstance(secret, Secret) and secret.default is not None for secret in secrets)
+    return [f"the default of '{name}' is a secret that stands in the file"] if in_file else []
+
+
+def _secret(value: object, info: ValidationInfo) -> Secret:
+    if mistake := in_clear(value):
+        raise mistake
+    secret = reference(value, info)
+    assert secret is not None
+    return secret
 
 
 def _secrets(value: object, info: ValidationInfo) -> tuple[Secret, ...]:
@@ -122,11 +149,10 @@ def _secrets(value: object, info: ValidationInfo) -> tuple[Secret, ...]:
 
 
 def _maybe_secret(value: object, info: ValidationInfo) -> str | Secret:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, Secret) or is_reference(value):
-        return _secret(value, info)
-    raise Mistake("this must be text, or a reference to it", "put it in quotes, or write {env: NAME}")
+    secret = value if isinstance(value, str) else reference(value, info)
+    if secret is None:
+        raise Mistake("this must be text, or a reference to it", "put it in quotes, or write {env: NAME}")
+    return secret
 
 
 def _shown(value: str | Secret | tuple[Secret, ...]) -> str | tuple[str, ...]:
@@ -137,22 +163,13 @@ class LiteralSecret(Mistake):
     """A secret was written into the file. Nothing that reports it may show the value."""
 
 
-_REFERENCE_SCHEMA = {
-    "oneOf": [
-        {
-            "type": "object",
-            "properties": {"env": {"type": "string"}, "default": {"type": ["string", "number", "boolean", "null"]}},
-            "required": ["env"],
-            "additionalProperties": False,
-        },
-        {
-            "type": "object",
-            "properties": {"file": {"type": "string"}},
-            "required": ["file"],
-            "additionalProperties": False,
-        },
-    ]
-}
+def _schema(env: dict[str, Any]) -> dict[str, Any]:
+    shapes = ((env, "env"), ({"file": {"type": "string"}}, "file"))
+    common = {"type": "object", "additionalProperties": False}
+    return {"oneOf": [{**common, "properties": shape, "required": [name]} for shape, name in shapes]}
+
+
+_REFERENCE_SCHEMA = _schema({"env": {"type": "string"}, "default": {"type": ["string", "number", "boolean", "null"]}})
 
 _SHOWN = PlainSerializer(_shown, return_type=str | tuple[str, ...])
 

@@ -9,7 +9,7 @@ from typing import Any, get_args
 from pydantic_core import ErrorDetails
 
 from settings.base import SettingsModel
-from settings.problems import Mistake, Mistakes, closest
+from settings.problems import Mistake, Mistakes, WrongType, closest
 from settings.secrets import Secret
 
 _REFERENCE = "a reference is {env: NAME}, {env: NAME, default: value} or {file: path}, with nothing else in it"
@@ -24,6 +24,7 @@ _WANTED = {
     "model_type": "names with values",
     "path_type": "the path of a file or directory",
 }
+_PLAIN = {"int_type": "-?(0|[1-9][0-9]*)", "float_type": r"-?(0|[1-9][0-9]*)(\.[0-9]+)?", "bool_type": "true|false"}
 _BOUNDS = {
     "greater_than_equal": ("at least", "ge"),
     "greater_than": ("more than", "gt"),
@@ -49,10 +50,6 @@ def mistakes_of(error: ErrorDetails, value: object, shown: bool) -> tuple[Mistak
     if kind in _BOUNDS:
         words, bound = _BOUNDS[kind]
         return (Mistake(f"this must be {words} {context[bound]}" + (f", not {value}" if shown else "")),)
-    if kind == "too_short":
-        # Pydantic says so too when the list is long enough but an item has a mistake, which is told by itself.
-        short = not isinstance(value, tuple | dict) or len(value) < context["min_length"]
-        return (Mistake("this list is too short", f"it needs at least {context['min_length']}"),) if short else ()
     if kind == "literal_error":
         return (_not_one_of(re.findall(r"'([^']*)'", context["expected"]), value, shown),)
     return (Mistake(error["msg"].replace("Input should", "this should")),)
@@ -99,14 +96,14 @@ def _model_in(types: list[Any]) -> type[SettingsModel] | None:
 def _wrong_type(kind: str, value: object, shown: bool) -> Mistake:
     message = f"this must be {_WANTED[kind]}"
     if isinstance(value, Mapping):
-        hint = _REFERENCE if {"env", "file"} & value.keys() else None
+        hint = _REFERENCE if {"env", "file"} & {name.lower() for name in value} else None
         if kind == "string_type" and hint is None:
             hint = "text that starts with { needs quotes"
         return Mistake(f"{message}, not names with values", hint)
     if isinstance(value, tuple):
         return Mistake(f"{message}, not a list")
-    if not shown:
-        return Mistake(message)
+    if not shown or not isinstance(value, str | int | float):
+        return Mistake(message) if kind == "string_type" else WrongType(message)
     written = str(value).lower() if isinstance(value, bool) else str(value)
     if len(written) > 40:
         return Mistake(f"{message}, not a longer text")
@@ -115,16 +112,16 @@ def _wrong_type(kind: str, value: object, shown: bool) -> Mistake:
         hint = f'write "{written}" in quotes'
     elif kind in ("tuple_type", "list_type"):
         hint = f"write [{written}]"
-    elif kind in ("int_type", "float_type", "bool_type") and re.fullmatch(r"-?\d+(\.\d+)?|true|false", written):
-        hint = "without quotes" if isinstance(value, str) else None
+    elif isinstance(value, str) and re.fullmatch(_PLAIN.get(kind, ""), written):
+        hint = "without quotes"
     return Mistake(f"{message}, not {'the text ' if isinstance(value, str) else ''}{_quoted(value, written)}", hint)
 
 
 def _not_one_of(options: list[str], value: object, shown: bool) -> Mistake:
     listed = ", ".join(options)
-    if not shown:
-        return Mistake(f"this must be one of: {listed}")
-    meant = closest(str(value), options)
+    if not shown or not isinstance(value, str):
+        return WrongType(f"this must be one of: {listed}")
+    meant = closest(value, options)
     return Mistake(f"'{value}' is not one of: {listed}", f"did you mean '{meant}'?" if meant else None)
 
 

@@ -15,7 +15,9 @@ from tua.configuration import ConfigOption, load_or_exit, show
 
 
 def check(
-    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="The configuration to check.")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help="The configuration to check.", readable=False)
+    ] = None,
     config: ConfigOption = None,
 ) -> None:
     """Find all mistakes of the configuration: file:line:column, what is wrong, how to mend it.

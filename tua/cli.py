@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from io import TextIOWrapper
 
@@ -17,6 +18,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
 app.command()(run)
 app.command()(check)
@@ -29,4 +31,16 @@ def main() -> None:
         if isinstance(stream, TextIOWrapper):
             # A product's name may have letters that a terminal's encoding lacks.
             stream.reconfigure(errors="backslashreplace")
-    app()
+    try:
+        try:
+            app()
+        finally:
+            if sys.stdout is not None:  # as where it is closed from the start
+                sys.stdout.flush()
+    except OSError as error:
+        if error.filename is not None:  # it is about another file
+            raise
+        # What is left in the buffer would fail once more at the end of the process.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        typer.echo(f"tua: what there is to say cannot be written to standard output: {error.strerror}", err=True)
+        sys.exit(1)

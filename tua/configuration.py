@@ -16,7 +16,11 @@ from settings import ConfigError, Problem, Settings, load
 ConfigOption = Annotated[
     Path | None,
     typer.Option(
-        "--config", metavar="FILE", help="The configuration; else $TUA_CONFIG, else tua.yaml.", show_default=False
+        "--config",
+        metavar="FILE",
+        help="The configuration; else $TUA_CONFIG, else tua.yaml.",
+        show_default=False,
+        readable=False,  # not judged here: loading it says what is wrong with it, as for every mistake
     ),
 ]
 _STYLES = {"error": "bold red", "note": "bold yellow"}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import structlog
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from actions.alert import Alert
 from actions.base import Delivered, Delivery, Outcome, Refused, Retry, delivery_id
@@ -95,7 +95,7 @@ async def test_the_end_of_an_alert_answers_its_opening(mail: MailReceiver) -> No
 
 
 def test_each_address_is_a_recipient_of_its_own() -> None:
-    assert mailer(25, to=("a@example.com", "b@example.com", "a@example.com")).recipients() == (
+    assert mailer(25, to=("a@example.com", "b@example.com")).recipients() == (
         "a@example.com",
         "b@example.com",
     )
@@ -280,7 +280,9 @@ async def test_a_recipient_that_was_taken_out_is_refused(mail: MailReceiver) -> 
         ({"host": "mail.example.com", "username": "u", "password": Secret(env="P")}, "in clear"),
         ({"username": "u"}, "password is missing"),
         ({"password": Secret(env="P")}, "username is missing"),
-        ({"to": ()}, "at least 1"),
+        ({"to": ()}, "this list is empty"),
+        ({"to": ("a@example.com", "a@example.com")}, "here a second time"),
+        ({"host": ""}, "this is not a name"),
         ({"to": ("support",)}, "no e-mail address"),
         ({"from": "a@example.com\r\nBcc: b@example.com"}, "no e-mail address"),
         ({"from": "Somebody <a@example.com>"}, "no e-mail address"),
@@ -294,6 +296,12 @@ def test_mistakes_in_the_settings_are_said(more: dict[str, object], message: str
 
 def test_a_login_without_tls_is_fine_on_loopback() -> None:
     email_action(25, username="u", password=Secret(env="P"))
+
+
+def test_a_password_that_stands_in_the_file_as_a_default_is_mentioned_and_not_shown() -> None:
+    settings = email_action(1025, username="tua", password=Secret(env="A", default=SecretStr("hunter2")))
+    assert settings.notes() == ("the default of 'password' is a secret that stands in the file",)
+    assert "hunter2" not in repr(settings)
 
 
 def test_the_default_is_starttls() -> None:

@@ -10,10 +10,11 @@ import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import format_datetime
+from pathlib import Path
 
 import httpx2
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 from standardwebhooks.webhooks import Webhook
 
 import actions.webhook
@@ -25,6 +26,7 @@ from tests.support.delivering import action, clock_ms
 from tests.support.receivers import HttpReceiver, RawServer, Reply, free_port
 
 SECRET = "whsec_" + base64.b64encode(b"0123456789abcdef01234567").decode()
+URL_WITH_PASSWORD = "https://tua:hunter2@example.com/x"
 OTHER = "whsec_" + base64.b64encode(b"another secret, twenty-four").decode()
 
 
@@ -217,6 +219,13 @@ def test_https_and_loopback_are_fine(url: str) -> None:
     action("webhook", url=url)
 
 
+@pytest.mark.parametrize("url", [URL_WITH_PASSWORD, Secret(env="X", default=SecretStr(URL_WITH_PASSWORD))])
+def test_a_password_in_the_url_is_a_mistake_that_does_not_quote_it(url: object) -> None:
+    with pytest.raises(ValidationError, match="a password must not stand in the configuration") as error:
+        action("webhook", url=url)
+    assert "hunter2" not in str(error.value)
+
+
 def test_insecure_is_allowed_on_request() -> None:
     action("webhook", url="http://example.com/x", allow_insecure=True)
 
@@ -231,8 +240,10 @@ def test_a_secret_url_is_judged_when_it_is_read(monkeypatch: pytest.MonkeyPatch)
         webhook(Secret(env="HOOK_URL"))  # type: ignore[arg-type]
 
 
-def test_recipients_show_the_host_alone() -> None:
-    assert webhook("https://user:pass@example.com:8443/token?key=1").recipients() == ("https://example.com:8443",)
+def test_recipients_show_the_host_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOOK_URL", "https://user:pass@example.com:8443/token?key=1")
+    hook = webhook(Secret(env="HOOK_URL"))  # type: ignore[arg-type]
+    assert hook.recipients() == ("https://example.com:8443",)
 
 
 def test_a_secret_of_no_use_is_said_without_quoting_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,6 +275,30 @@ async def test_the_url_is_in_no_log(web: HttpReceiver) -> None:
     assert "s3cret" not in text.getvalue()
 
 
-def test_without_a_secret_check_has_something_to_say() -> None:
-    assert "not signed" in action("webhook", url="https://example.com").notes()[0]
-    assert action("webhook", url="https://example.com", secret=Secret(env="X")).notes() == ()
+def test_without_a_secret_check_has_something_to_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    def notes(*secret: Secret) -> tuple[str, ...]:
+        return action("webhook", url="https://example.com", secret=secret).notes()
+
+    assert "not signed" in notes()[0]
+    monkeypatch.delenv("HOOK_X", raising=False)
+    monkeypatch.setenv("HOOK_Y", "")
+    assert "HOOK_X is not set here" in notes(Secret(env="HOOK_X"))[0]
+    assert "not signed" in notes(Secret(env="HOOK_Y"), Secret(env="HOOK_X"))[0]
+    monkeypatch.setenv("HOOK_Y", SECRET)
+    assert notes(Secret(env="HOOK_Y")) == notes(Secret(env="HOOK_X"), Secret(env="HOOK_Y")) == ()
+    assert notes(Secret(file=Path("nowhere"))) == ()  # a file is not looked at
+
+
+@pytest.mark.parametrize(
+    ("url", "noted"),
+    [
+        ("https://hooks.slack.com/services/T0000/B0000/XXXXXXXXXXXXXXXXXXXXXXXX", True),
+        ("https://example.com/x?token=0123456789abcdef0123", True),
+        ("https://example.com/0123456789abcdef012", False),
+        ("https://a-rather-long-name.example.com:8443/alerts-of-the-whole-shop/", False),
+        (Secret(env="X"), False),
+    ],
+)
+def test_what_looks_like_a_token_in_the_url_is_noted_without_quoting_it(url: object, noted: bool) -> None:
+    notes = action("webhook", url=url, secret=Secret(file=Path("k"))).notes()
+    assert [note.partition(" in the url")[0] for note in notes] == ["there seems to be a token"] * noted

@@ -17,6 +17,7 @@ from tests.support.cluster import Cluster
 from tests.support.job import Job
 from tests.support.orders import burst, calm, facts, final, logged, ms, received
 from tests.support.receivers import HttpReceiver, MailReceiver, Reply, free_port
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.kafka
 
@@ -131,8 +132,11 @@ def test_sigterm_while_the_brokers_hang_is_a_clean_stop(make_job: Callable[..., 
     job = make_job(replication=2).start()
     kafka.produce(job.topic, burst("Nokia", ago(60), 15))
     job.wait_for(lambda: kafka.committed(job.prefix, job.topic).get(0) == 15, "the orders to be counted")
-    kafka.produce(job.topic, burst("Nokia", ago(60), 15, partition=1))
+    kafka.produce(job.topic, burst("iPad", ago(60), 20, partition=1))
+    job.wait_for(lambda: logged(job), "the orders of which no offset is committed yet")
     kafka.signal_brokers(signal.SIGSTOP)
+    epoch_is_over_s = time.monotonic() + 2
+    wait_until(lambda: time.monotonic() > epoch_is_over_s)
     try:
         assert job.stop() == 0
     finally:
@@ -233,13 +237,14 @@ def test_a_partition_without_a_leader_keeps_no_other_topic_from_being_calm(
     for topic, broker in ((job.topic, 2), (other, 1)):
         new = NewTopic(topic, 2, replica_assignment=[[broker], [broker]], config={"retention.ms": "-1"})
         kafka.admin.create_topics([new])[topic].result(30)
-    job.config["topics"][other] = {"partitions": 2, "replication_factor": 1}
+    job.config["topics"][other] = job.config["topics"][job.topic]
     job.config["rules"].append({**job.config["rules"][0], "name": "other", "topic": other})
     job.write_config()
     job.start()
     kafka.produce(other, burst("iPad", int(time.time() * 1000), 1))
     job.wait_for(lambda: kafka.committed(job.prefix, other).get(0) == 1, "both topics to be read")
     kafka.kill_broker(1)
+    job.wait_for(lambda: kafka.admin.list_topics(other, timeout=5).topics[other].partitions[0].leader < 0, "no leader")
     kafka.produce(job.topic, burst("Nokia", int(time.time() * 1000), 20))
     job.wait_for(lambda: final(logged(job)), "the end of an alert by the idle time-out", timeout=45)
 

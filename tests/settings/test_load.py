@@ -178,6 +178,23 @@ actions:
     assert {note.severity for note in settings.notes} == {"note"}
 
 
+def test_a_condition_that_looks_like_a_comparison_is_noted(load_text) -> None:
+    settings = load_text(RULE + "    where: {price: '>10', size: [s, '<5']}\n")
+    assert [str(note) for note in settings.notes] == [
+        "tua.yaml:8:20: '>10' is compared as text: a condition knows no more and no less",
+        "tua.yaml:8:37: '<5' is compared as text: a condition knows no more and no less",
+    ]
+
+
+def test_a_default_that_nobody_uses_is_not_noted(load_text) -> None:
+    assert [note.line for note in load_text(RULE.replace("    actions: [log]\n", "")).notes] == [3]
+
+
+def test_brokers_may_have_a_protocol_and_an_address_of_ipv6(load_text) -> None:
+    servers = "SASL_SSL://a-1.example.com:9092,[::1]:9093"
+    assert load_text(RULE + f'kafka: {{bootstrap_servers: "{servers}"}}\n').kafka.bootstrap_servers == servers
+
+
 FRAGMENTS = [
     *("null", "{}", "[]", "[1]", "on", "012", "~", "''", "1e999", "-1", "9" * 20, "true", "é", "999999999d"),
     *("&a", "*a", "!!x", "-", "?", "|", ">", "'", '"', ":", "#", "{{", "}}", "<<:", "[[[", "---", "\t", "\0"),

@@ -104,7 +104,7 @@ def test_without_the_variable_the_default_counts_with_the_type_it_is_written_in(
     [
         (
             "port: {env: X}",
-            "14:11: the environment variable X is not set (set it, or give a default: {env: X, default: …})",
+            "14:11: the environment variable X is not set, or empty (set it, or give a default: {env: X, default: …})",
         ),
         ("port: {env: $X}", "14:17: '$X' is not replaced by the value of a variable"),
         ('port: {env: "a b"}', "14:17: this is not the name of an environment variable (the bare name"),
@@ -164,7 +164,7 @@ SECRETS = (
     RULE
     + MAIL
     + """
-    password: {env: A, default: hunter-a}
+    password: {env: A}
   hook:
     type: webhook
     url: {env: U}
@@ -178,7 +178,7 @@ def test_a_secret_is_not_resolved_when_the_configuration_is_loaded(load_text, mo
     for name in "ABDU":
         monkeypatch.delenv(name, raising=False)
     settings = load_text(SECRETS)  # no variable is set and the file c is not there
-    assert mail_of(settings).password.resolve() == SecretStr("hunter-a")
+    assert mail_of(settings).password.resolve() is None
     assert settings.actions["hook"].url.resolve() is None
     with pytest.raises(SecretError, match=r"sasl.password: the environment variable D is not set"):
         settings.kafka.client_properties()
@@ -225,6 +225,8 @@ def test_a_value_of_a_secret_is_in_nothing_that_is_printed(load_text, monkeypatc
         "  hook: {type: webhook, url: [hunter2]}\n",
         "  hook: {type: webhook, url: http://example.com/hunter2}\n",
         "kafka: {properties: {sasl.password: hunter2}}\n",
+        "kafka: {properties: {SASL.PASSWORD: hunter2}}\n",
+        "kafka: {properties: {sasl.jaas.config: 'x password=hunter2'}}\n",
         "kafka: {properties: {ssl.key.password: 012}}\n",
         "kafka: {properties: {sasl.oauthbearer.client.secret: [hunter2]}}\n",
         "kafka: {properties: {ssl.key.pem: hunter2}}\n",
@@ -246,6 +248,10 @@ def test_a_literal_secret_is_told_how_to_be_written(load_text) -> None:
         "tua.yaml:14:15: a secret must not stand in the configuration"
         " (write {env: NAME} to take it from the environment, or {file: path} to read it from a file)"
     )
+
+
+def test_a_default_of_null_is_none(load_text) -> None:
+    assert mail_of(load_text(RULE + MAIL + "    password: {env: A, default: null}\n")).password == Secret(env="A")
 
 
 def test_a_file_that_holds_no_secret_is_an_error_that_names_the_file(tmp_path: Path) -> None:

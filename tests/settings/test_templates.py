@@ -1,6 +1,7 @@
 import pytest
 
-from settings.templates import MAX_BYTES, VARIABLES, compile_template, template_mistakes
+from settings import templates
+from settings.templates import MAX_BYTES, VARIABLES, compile_template, template_mistakes, trial
 
 
 def test_a_template_is_rendered_with_its_values() -> None:
@@ -94,3 +95,27 @@ def test_every_documented_variable_may_be_used(name: str) -> None:
 )
 def test_what_a_template_asks_for_is_compared_with_the_rule(text: str, mistakes: list[tuple[str, str]]) -> None:
     assert list(template_mistakes(compile_template(text), ("product.name", "user_id"))) == mistakes
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        " ".join(f"{{{{ {name} }}}}" for name in sorted(VARIABLES)),
+        "{{ 1 // (count - 20) }}",
+        "{{ 1 // (count - 23) }}",
+        "{{ 1 // (count % 2) }}{{ 100 // (peak - threshold) }}",
+        "{{ key.ip.split('.')[3] }} {{ key.user.upper() }}",
+        "{{ key.ip + 1 }} {{ '%05d' % key.user }}",
+        "{{ key.ip.split('/')[1] }} {{ key.user * 2 + 1 }}",
+        "{{ {'17': 'Nokia', '18': 'iPhone'}[key.ip] }} {{ {1: 'a'}[key.user] }}",
+        "{{ opened_at[11:19] }} {{ duration.split(' ')[1] }} {{ '*' * count }} {{ 2 ** 10 * 1.5 }}",
+    ],
+)
+def test_a_template_that_works_for_some_alert_passes_the_trial(text: str) -> None:
+    assert trial(compile_template(text), ("ip", "user"), 20, 5_000) is None
+
+
+def test_a_template_that_never_ends_ends_the_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(templates, "TRIAL_S", 0.05)
+    text = "{% for i in range(2000) %}{% for j in range(2000) %}{% endfor %}{% endfor %}"
+    assert trial(compile_template(text), ("ip",), 20, 5_000) == "the template failed: it takes too long"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from settings import ActionSettings
+from settings.base import NotEmpty
 from settings.problems import Mistake
 from settings.secrets import MaybeSecret, SecretRef, SecretRefs
 
@@ -22,7 +23,7 @@ class Email(ActionSettings):
     tls: Literal["starttls", "implicit", "none"] = "starttls"
     username: str | None = None
     password: SecretRef | None = None
-    to: tuple[str, ...] = Field(min_length=1)
+    to: Annotated[tuple[str, ...], NotEmpty]
 
 
 class Webhook(ActionSettings):

@@ -35,7 +35,8 @@ def tua(*arguments: str) -> Result:
     return CliRunner().invoke(app, arguments)
 
 
-def test_the_shipped_configuration_is_understood_in_one_sentence_a_rule() -> None:
+def test_the_shipped_configuration_is_understood_in_one_sentence_a_rule(monkeypatch) -> None:
+    monkeypatch.setenv("TUA_WEBHOOK_SECRET", "nobody reads this")
     result = tua("check", str(ROOT / "tua.yaml"))
     assert (result.exit_code, result.stderr) == (0, "")
     assert result.stdout.splitlines() == [f"{ROOT / 'tua.yaml'}: no mistakes in 1 rule and 3 actions", SENTENCE]
@@ -90,6 +91,25 @@ def test_a_webhook_without_a_secret_is_said_not_to_be_signed() -> None:
     assert "not signed" in result.stderr
 
 
+def test_a_secret_that_is_not_set_is_said_not_to_sign() -> None:
+    result = tua("check", str(ROOT / "tua.yaml"))
+    assert result.exit_code == 0
+    assert "note: shop-webhook: the environment variable TUA_WEBHOOK_SECRET is not set here" in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [["check", "tua.yaml"], ["check", "--config", "tua.yaml"]])
+def test_a_file_that_must_not_be_read_is_a_mistake_like_any_other(monkeypatch, arguments: list[str]) -> None:
+    def refuse(*_: object) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    Path("tua.yaml").touch()
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    result = tua(*arguments)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("tua.yaml:1:1: error: the file cannot be read: Permission denied")
+
+
 def test_a_rule_with_several_keys_and_values_is_still_a_sentence() -> None:
     Path("tua.yaml").write_text("""
 rules:
@@ -108,6 +128,25 @@ rules:
 @pytest.mark.parametrize("arguments", [["check", "--nope"], ["nope"], [], ["check", "a", "--config", "b"]])
 def test_a_wrong_use_of_the_command_is_exit_code_2(arguments: list[str]) -> None:
     assert tua(*arguments).exit_code == 2
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
+@pytest.mark.parametrize("arguments", [["check", str(ROOT / "tua.yaml")], ["--help"]])
+def test_what_cannot_be_written_is_said_without_a_traceback(arguments: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "tua", *arguments],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "tua: what there is to say cannot be written to standard output: No space left on device"
+    )
+    assert "Traceback" not in done.stderr
 
 
 def test_it_runs_as_a_module_in_plain_text_and_without_a_traceback(tmp_path: Path) -> None:
