@@ -45,10 +45,12 @@ def kafka(directory: Path, brokers: int = 1) -> Iterator[str]:
     place = ["--dir", str(directory / "kafka")]
     start = [*script, "start", "--brokers", str(brokers), "--free-ports", "--die-with", str(os.getpid()), *place]
     try:
-        started = subprocess.run(start, check=True, stdout=subprocess.PIPE, text=True)
+        started = subprocess.run(start, check=False, stdout=subprocess.PIPE, text=True)
+        if started.returncode:
+            raise typer.Exit(1)  # it has said why
         yield started.stdout.split()[-1]
     finally:
-        subprocess.run([*script, "stop", *place], check=False)
+        subprocess.run([*script, "stop", *place], check=False, stderr=subprocess.DEVNULL)
 
 
 @contextmanager
@@ -71,6 +73,8 @@ def job(directory: Path, bootstrap: str, webhook: str, window: str) -> Iterator[
     process = subprocess.Popen(
         [sys.executable, "-m", "tua", "run", "--config", str(path)],
         cwd=ROOT,
+        # What a shell has set for another job must not change this one.
+        env={name: value for name, value in os.environ.items() if not name.startswith("TUA_")},
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -117,7 +121,7 @@ def percentile(values: list[float], share: float) -> float:
 
 @app.command()
 def latency(
-    rate: Annotated[int, typer.Option(min=1, help="Orders a second.")] = 1000,
+    rate: Annotated[int, typer.Option(min=1, max=100_000, help="Orders a second.")] = 1000,
     seconds: Annotated[int, typer.Option(min=10)] = 60,
 ) -> None:
     """From an order handed to the producer to its alert at the webhook, beside the same way to a plain consumer."""
@@ -138,7 +142,7 @@ def latency(
             # 40 products by chance, each ordered 10 times on average within the window: now and then it is 20.
             products = [f"product {number}" for number in range(40)]
             orders: list[Order] = make_orders(rate * seconds, products, 7, rate, int(time.time() * 1000) + 1000)
-            producer = Producer({"bootstrap.servers": bootstrap, "acks": "all", "linger.ms": 0})
+            producer = Producer({"bootstrap.servers": bootstrap, "acks": "all", "linger.ms": 0, "log_level": 0})
             send(paced(orders), producer, "products", acknowledged)
             time.sleep(2)  # what is still on its way
     job_ms, plain_ms = [], []
@@ -149,6 +153,8 @@ def latency(
         if post.alert["status"] == "opened" and warm and source in reference.at:
             job_ms.append((post.at - handed[source]) * 1000)
             plain_ms.append((reference.at[source] - handed[source]) * 1000)
+    if not job_ms:
+        sys.exit("no alert opened, so there is nothing to measure: give it more --seconds or a higher --rate")
     table = Table(title=f"latency in ms at {rate} orders/s for {seconds} s, {len(job_ms)} alerts opened")
     for column in ("from the order to", "p50", "p90", "p99", "max"):
         table.add_column(column, justify="right")

@@ -15,7 +15,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -28,27 +27,28 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-from actions.registry import ACTION_TYPES
 from actions.webhook import signature, signing_key
+from scripts.comparison import Told, channels, mailed, must_tell, told
 from scripts.ground_truth import Episode
-from scripts.load_orders import PRODUCTS, Order, expected, make_orders, paced, send
+from scripts.load_orders import PRODUCTS, WHAT_RULE, Order, expected, fail, make_orders, paced, rule_of_orders, send
 from scripts.receivers import Mail, MailServer, Post, WebhookReceiver, spell_mail, spell_post
-from settings import Settings, load
+from settings import RuleSettings, Settings
+from tua.configuration import load_or_exit
 
 ROOT = Path(__file__).parents[1]
+CONFIG = ROOT / "tua.yaml"
 RATE = 15.0
 CALM_RATE = 3.0
 WAIT_S = 30.0
-
-Facts = tuple[str, int, int]
 
 
 class Demo:
     """What was sent and what arrived. Receivers and producer call in from their threads."""
 
-    def __init__(self, console: Console, settings: Settings) -> None:
+    def __init__(self, console: Console, settings: Settings, rule: RuleSettings) -> None:
         self.console = console
-        self.rule = settings.rules[0]
+        self.rule = rule
+        self.channels = channels(settings, rule)
         self.lateness_ms = settings.topics[self.rule.topic].lateness_ms
         self.sent_at: dict[tuple[int, int], float] = {}
         self.posts: list[Post] = []
@@ -80,7 +80,7 @@ class Demo:
 
     def _show(self, colour: str, text: str) -> None:
         at = f"{datetime.now():%H:%M:%S.%f}"[:-3]
-        self.console.print(at, text, style=colour, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(at, text, style=colour, markup=False)
 
     def acknowledged(self, message: Message) -> None:
         # The producer's latency is how long ago it was given the order.
@@ -88,6 +88,19 @@ class Demo:
         assert partition is not None
         assert offset is not None
         self.sent_at[partition, offset] = time.time() - (message.latency() or 0.0)
+
+    def told(self, product: str) -> dict[str, Told]:
+        """By channel, what came about a product."""
+        return {
+            "log": told(self.logged, self.rule, product),
+            "email": mailed([str(mail.message["Subject"]) for mail in self.mails], self.rule, product),
+            "webhook": told([post.alert for post in self.posts], self.rule, product),
+        }
+
+    def is_told(self, product: str, episodes: list[Episode]) -> bool:
+        """Whether all channels told of the episodes of a product, and of nothing else."""
+        came = self.told(product)
+        return all(came[name] == must_tell(episodes, name, copies) for name, copies in self.channels.items())
 
     def latencies_ms(self) -> list[int]:
         """From the order that breached to the webhook, for each alert that opened."""
@@ -124,7 +137,7 @@ def start_job(demo: Demo, state: Path, **environment: str) -> subprocess.Popen[b
     job = subprocess.Popen(
         [sys.executable, "-m", "bytewax.run", "dataflows.activity_alerts", "-r", str(recovery), "-s", "1", "-b", "0"],
         cwd=ROOT,
-        env={**os.environ, "TUA_CONFIG": str(ROOT / "tua.yaml"), "TUA_STATE_DIRECTORY": str(state), **environment},
+        env={**os.environ, "TUA_CONFIG": str(CONFIG), "TUA_STATE_DIRECTORY": str(state), **environment},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -145,47 +158,29 @@ def wait(until: Callable[[], bool], job: subprocess.Popen[bytes], limit_s: float
     return True
 
 
-def final_facts(alerts: list[dict[str, Any]]) -> Counter[Facts]:
-    """(product, opened, resolves) of the alerts that are over, each as often as it was told."""
-    return Counter(
-        (alert["key"]["product.name"], _ms(alert["opened_at"]), _ms(alert["resolves_at"]))
-        for alert in alerts
-        if alert["status"] == "resolved"
-    )
-
-
-def _ms(text: str) -> int:
-    return round(datetime.fromisoformat(text).timestamp() * 1000)
-
-
 def summary(demo: Demo, truth: dict[str, list[Episode]]) -> bool:
     """Print what was expected beside what arrived; whether they agree."""
-    webhook = final_facts([post.alert for post in demo.posts])
-    logged = final_facts(demo.logged)
-    subjects = Counter(str(mail.message["Subject"]) for mail in demo.mails)
-    opened = Counter(post.alert["key"]["product.name"] for post in demo.posts if post.alert["status"] == "opened")
-    table = Table(title=f"expected (by brute force) beside what arrived, {demo.rule.count.threshold} orders within 5 s")
-    for column in ("product", "peak", "expected", "log", "mail", "webhook", ""):
+    rule = demo.rule
+    within = f"{rule.count.threshold} orders within {rule.count.window_ms / 1000:g} s"
+    table = Table(title=f"expected (by brute force) beside what arrived, {within}")
+    for column in ("product", "peak", "expected", *("mail" if name == "email" else name for name in demo.channels), ""):
         table.add_column(column, justify="left" if column == "product" else "right")
     agree = True
     for product, episodes in truth.items():
-        must = Counter((product, row.opened_at_ms, row.resolves_at_ms) for row in episodes)
-        got = [Counter({facts: n for facts, n in found.items() if facts[0] == product}) for found in (logged, webhook)]
-        mails = [subjects[f"[{word}] {demo.rule.name}: {product}"] for word in (demo.rule.severity, "resolved")]
-        fine = got == [must, must] and mails == [len(episodes)] * 2 and opened[product] == len(episodes)
+        fine = demo.is_told(product, episodes)
         agree &= fine
-        peak = str(max(row.peak for row in episodes)) if episodes else f"below {demo.rule.count.threshold}"
-        counts = [str(found.total()) for found in got]
+        peak = str(max(row.peak for row in episodes)) if episodes else f"below {rule.count.threshold}"
+        came = demo.told(product)
         table.add_row(
             product, peak, f"{len(episodes)} alert{'' if len(episodes) == 1 else 's'}",
-            counts[0], str(min(mails)), counts[1], "[green]as it must be[/]" if fine else "[red]wrong[/]",
+            *(str(came[channel][0]) for channel in demo.channels),
+            "[green]as it must be[/]" if fine else "[red]wrong[/]",
         )  # fmt: skip
-    demo.console.print(table)
-    latencies = ", ".join(f"{latency} ms" for latency in demo.latencies_ms())
-    demo.console.print(
-        f"from the order that breached to the webhook: {latencies or 'nothing arrived'}", highlight=False
-    )
-    demo.console.print("(this broker hands on with up to half a second's delay; real Kafka: scripts/bench latency)")
+    demo.console.print(table, soft_wrap=False)
+    if "webhook" in demo.channels:
+        latencies = ", ".join(f"{latency} ms" for latency in demo.latencies_ms())
+        demo.console.print(f"from the order that breached to the webhook: {latencies or 'nothing arrived'}")
+        demo.console.print("(this broker hands on with up to half a second's delay; real Kafka: scripts/bench latency)")
     if unsigned := demo.unsigned():
         demo.console.print(f"[red]{unsigned} webhook calls are not signed as they must be[/]")
     return agree and not unsigned
@@ -194,8 +189,8 @@ def summary(demo: Demo, truth: dict[str, list[Episode]]) -> bool:
 def run(demo: Demo, state: Path, seed: int) -> int:
     owner, bootstrap = embedded_broker()
     mail, web = MailServer(demo.on_mail), WebhookReceiver(demo.on_post)
-    demo.console.print(f"embedded broker {bootstrap}, mail server :{mail.port}, webhooks :{web.port}", highlight=False)
-    demo.console.print("starting the job: python -m bytewax.run dataflows.activity_alerts", highlight=False)
+    demo.console.print(f"embedded broker {bootstrap}, mail server :{mail.port}, webhooks :{web.port}")
+    demo.console.print("starting the job: python -m bytewax.run dataflows.activity_alerts")
     job = start_job(
         demo,
         state,
@@ -211,17 +206,16 @@ def run(demo: Demo, state: Path, seed: int) -> int:
         orders = make_orders(100, PRODUCTS, seed, RATE, int(time.time() * 1000) + 200)
         # Then a pause, and orders as on a quiet day until event time has passed the ends of the alerts.
         start_ms = orders[-1].timestamp_ms + demo.rule.count.window_ms
-        count = int((demo.lateness_ms + 3_000) / 1000 * CALM_RATE)
-        calm = make_orders(count, PRODUCTS, seed + 1, CALM_RATE, start_ms)
+        calm_count = int((demo.lateness_ms + 3_000) / 1000 * CALM_RATE)
+        calm = make_orders(calm_count, PRODUCTS, seed + 1, CALM_RATE, start_ms)
         producer = Producer({"bootstrap.servers": bootstrap, "acks": "all", "linger.ms": 0, "log_level": 0})
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed} of {task.total}"))
-        with Progress(*columns, console=demo.console) as progress:
-            for title, some in (("orders", orders), ("then calm", calm)):
-                task = progress.add_task(title, total=len(some))
+        count = TextColumn("{task.completed} of {task.total} messages")
+        with Progress(TextColumn("{task.description}"), BarColumn(), count, console=demo.console) as progress:
+            for title, some in (("", orders), ("then calm: ", calm)):
+                task = progress.add_task(title + _spell(some), total=len(some))
                 send(_counted(some, progress, task), producer, demo.rule.topic, demo.acknowledged)
             truth = expected([*orders, *calm], demo.rule)
-            ends = 2 * sum(map(len, truth.values()))
-            wait(lambda: min(len(demo.posts), len(demo.mails), len(demo.logged)) >= ends, job, WAIT_S)
+            wait(lambda: all(demo.is_told(*item) for item in truth.items()), job, WAIT_S)
         stop(job)
         fine = summary(demo, truth)
         if job.returncode:
@@ -230,6 +224,11 @@ def run(demo: Demo, state: Path, seed: int) -> int:
     finally:
         stop(job)
         del owner  # the broker ends with it
+
+
+def _spell(orders: list[Order]) -> str:
+    deletes = sum(order.name is None for order in orders)
+    return f"{len(orders) - deletes} orders and {deletes} delete{'' if deletes == 1 else 's'}"
 
 
 def _counted(orders: list[Order], progress: Progress, task: Any) -> Iterator[Order]:
@@ -251,14 +250,22 @@ def stop(job: subprocess.Popen[bytes]) -> None:
 
 def _failed(demo: Demo, what: str) -> int:
     demo.console.print(f"[red]{what}[/]; the job's log:")
-    demo.console.print("".join(demo.said[-30:]), markup=False, highlight=False)
+    demo.console.print("".join(demo.said[-30:]), markup=False, end="")
     return 1
 
 
 def main(seed: int = typer.Option(34, help="The same seed gives the same orders.")) -> None:
     """See alerts in a minute: the real job on an embedded broker, with seeded orders."""
-    console = Console()
-    demo = Demo(console, load(ROOT / "tua.yaml", ACTION_TYPES))
+    for name in [name for name in os.environ if name.startswith("TUA_")]:
+        del os.environ[name]  # what a shell has set for another job must change neither this one nor what is expected
+    settings = load_or_exit(CONFIG)
+    rule = rule_of_orders(settings)
+    if rule is None:
+        fail(f"{CONFIG}: no rule is about the orders of the demo. {WHAT_RULE}")
+    console = Console(highlight=False, soft_wrap=True)
+    demo = Demo(console, settings, rule)
+    if not demo.channels:
+        fail(f"{CONFIG}: rule '{rule.name}' names no log, email or webhook that is told of both opened and resolved")
     with tempfile.TemporaryDirectory(prefix="tua-demo-") as directory:
         try:
             code = run(demo, Path(directory) / "state", seed)

@@ -14,21 +14,22 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple, NoReturn
 
 import msgspec
 import typer
-from confluent_kafka import KafkaError, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 from rich.table import Table
 
-from actions.alert import iso
+from detection.times import iso
 from scripts.ground_truth import Episode, episodes
-from settings import RuleSettings, config_path
+from settings import KafkaSettings, RuleSettings, SecretError, Settings, config_path
 from tua.configuration import ConfigOption, load_or_exit
 
 WRITTEN_FROM_MS = 1_769_853_600_000  # 2026-01-31T10:00:00Z: what is written is the same on every day
+WHAT_RULE = "It needs `key: product.name`, no `where` but `action: add`, and `event_time: record`"
 PRODUCTS = ("iPhone", "Samsung Galaxy", "Nokia", "iPad")
 
 
@@ -79,6 +80,15 @@ def paced(orders: Iterable[Order]) -> Iterator[Order]:
         yield order
 
 
+def rule_of_orders(settings: Settings) -> RuleSettings | None:
+    """The first rule that counts every order, by the name of its product, at the time of its record."""
+    for rule in settings.rules:
+        every = all(path == "action" and "add" in values for path, values in rule.where.items())
+        if every and rule.key == ("product.name",) and settings.topics[rule.topic].time_field is None:
+            return rule
+    return None
+
+
 def send(
     orders: Iterable[Order],
     producer: Producer,
@@ -115,21 +125,55 @@ def main(
     config: ConfigOption = None,
 ) -> None:
     """Sends seeded orders to the products topic, and prints the alerts that must follow."""
-    settings = load_or_exit(config_path(config))
-    rule = settings.rules[0]
-    errors = Console(stderr=True)
-    start_ms = WRITTEN_FROM_MS if write else int(time.time() * 1000)
-    made = make_orders(orders, products.split(","), seed, rate, start_ms)
+    path = config_path(config)
+    settings = load_or_exit(path)
+    rule = rule_of_orders(settings)
+    if rule is None:
+        fail(f"{path}: no rule is about these orders. {WHAT_RULE}")
+
+    def make(start_ms: int) -> list[Order]:
+        return make_orders(orders, products.split(","), seed, rate, start_ms)
+
     if write:
-        write.write_bytes(b"".join(backtest_line(order) for order in made))
-    else:
-        properties: dict[str, Any] = {**settings.kafka.client_properties(), "acks": "all", "enable.idempotence": True}
+        made = make(WRITTEN_FROM_MS)
         try:
-            send(track(paced(made), "orders", total=len(made), console=errors), Producer(properties), rule.topic)
-        except RuntimeError as error:
-            errors.print(f"{error} (brokers: {settings.kafka.bootstrap_servers}; is Kafka running?)", markup=False)
-            raise typer.Exit(1) from None
+            write.write_bytes(b"".join(backtest_line(order) for order in made))
+        except OSError as error:
+            fail(f"{write} can't be written: {error.strerror}")
+    else:
+        try:
+            producer = reach(settings.kafka, rule.topic)
+            made = make(int(time.time() * 1000))
+            send_with_bar(made, producer, rule.topic)
+        except (RuntimeError, SecretError) as error:
+            fail(str(error))
     Console().print(table(expected(made, rule), rule))
+
+
+def fail(why: str) -> NoReturn:
+    Console(stderr=True).print(why, markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(1)
+
+
+def reach(kafka: KafkaSettings, topic: str) -> Producer:
+    """A producer that has found brokers, and the topic on them. Raises RuntimeError, and SecretError."""
+    properties = {**kafka.client_properties(), "acks": "all", "enable.idempotence": True, "log_level": 0}
+    try:
+        producer = Producer(properties)
+        there = producer.list_topics(timeout=5).topics
+    except KafkaException as error:
+        hint = f"brokers: {kafka.bootstrap_servers}; is it running, and is `kafka` in the configuration right?"
+        raise RuntimeError(f"no connection to Kafka: {error.args[0].str()} ({hint})") from None
+    if topic not in there:
+        raise RuntimeError(f"Kafka has no topic '{topic}' yet: the job makes it, so start that first (tua run)")
+    return producer
+
+
+def send_with_bar(orders: list[Order], producer: Producer, topic: str) -> None:
+    """Each order when its time has come; the bar counts those that a broker has."""
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("orders", total=len(orders))
+        send(paced(orders), producer, topic, lambda _: progress.advance(task))
 
 
 def backtest_line(order: Order) -> bytes:

@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
 """A mail server and a webhook receiver on this machine that print what they get.
 
-    .venv/bin/python scripts/receivers.py        on the ports that tua.yaml names, until Ctrl-C
+    .venv/bin/python scripts/receivers.py [--mail-port 1025] [--web-port 8090]
 
-Nothing is kept and nothing is sent on. Needs aiosmtpd: scripts/install demo.
+Until Ctrl-C, by default on the ports that tua.yaml names. Nothing is kept and nothing is sent on. Needs aiosmtpd:
+scripts/install demo.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 import threading
@@ -19,9 +21,10 @@ from email import message_from_bytes
 from email.message import EmailMessage
 from email.policy import default
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+import typer
 from aiosmtpd.controller import UnthreadedController
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
@@ -106,17 +109,26 @@ def spell_post(post: Post) -> str:
     return f"webhook ({signed}): {post.alert['status']}: {post.alert['message']}"
 
 
-def main() -> None:
+def main(
+    mail_port: Annotated[int, typer.Option(min=1, max=65535, help="The job learns it by TUA_SMTP_PORT.")] = 1025,
+    web_port: Annotated[int, typer.Option(min=1, max=65535, help="The job learns it by TUA_WEBHOOK_URL.")] = 8090,
+) -> None:
+    """A mail server and a webhook receiver on this machine that print what they get, until Ctrl-C."""
+    ends = {signal.SIGINT, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, ends)  # before there are threads, which would get them otherwise
+    listen(lambda: MailServer(lambda mail: print(spell_mail(mail), flush=True), mail_port), mail_port, "--mail-port")
+    listen(lambda: WebhookReceiver(lambda post: print(spell_post(post), flush=True), web_port), web_port, "--web-port")
+    where = f"mail server on port {mail_port}, webhooks on http://localhost:{web_port}/alerts"
+    print(f"{where}; Ctrl-C ends", file=sys.stderr)
+    signal.sigwait(ends)
+
+
+def listen(make: Callable[[], object], port: int, option: str) -> None:
     try:
-        mail = MailServer(lambda mail: print(spell_mail(mail), flush=True), 1025)
-        web = WebhookReceiver(lambda post: print(spell_post(post), flush=True), 8090)
+        make()
     except OSError as error:
-        sys.exit(f"another program has the port: {error}")
-    print(
-        f"mail server on port {mail.port}, webhooks on http://localhost:{web.port}/alerts; Ctrl-C ends", file=sys.stderr
-    )
-    signal.sigwait({signal.SIGINT, signal.SIGTERM})
+        sys.exit(f"port {port}: {os.strerror(error.errno or 0)}. End what has it, or give another with {option}")
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)
