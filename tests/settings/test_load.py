@@ -36,10 +36,9 @@ def test_the_shipped_configuration_has_no_mistake_and_says_what_its_documentatio
         bootstrap_servers="localhost:29092,localhost:39092",
         consumer_group="tua",
         topic_prefix="tua",
-        replication_factor=2,
     )
     assert shipped.state == StateSettings(directory=Path(".tua"), retention_ms=3_600_000)
-    assert shipped.topics == {"products": TopicSettings(partitions=2, replication_factor=2)}
+    assert shipped.topics == {"products": TopicSettings(partitions=2)}
     topic = Topic("products", 10_000, EventTime(), None, 30_000, 60_000)
     assert shipped.detection_rules() == (
         CountRule("hot-product", topic, ("product.name",), 20, 5_000, (("action", ("add",)),)),
