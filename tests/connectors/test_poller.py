@@ -30,3 +30,13 @@ def test_a_job_that_stood_still_does_not_take_what_it_has_not_seen_for_calm(monk
 
     assert [idle_after(1.5) for _ in range(20)] == [*[False] * 19, True], "quiet for the idle timeout, 30 s"
     assert not idle_after(5.0), "but not looked at for 5 s"
+
+
+def test_a_process_that_reads_no_partition_yet_hears_of_new_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    kafka = KafkaSettings(bootstrap_servers=f"127.0.0.1:{free_port()}")
+    poller = Poller(kafka, {"products": Topic("products")}, {"products": 1}, {}, lambda: 0)
+    looks: list[float] = []
+    monkeypatch.setattr(poller._positions, "look_after", looks.append)
+    poller.poll()
+    assert looks
+    poller.close()
