@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any, TypeVar
 
-from confluent_kafka import KafkaException, TopicCollection, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
 from connectors.client import ConnectionLog, client_config
@@ -70,6 +70,8 @@ class Inquiries:
                 answer: T | KafkaException = read([future.result() for future in asked])
             except KafkaException as error:
                 answer = error
+            except Exception as error:  # noqa: BLE001 - a question without any answer would be waited for for ever
+                answer = KafkaException(KafkaError(KafkaError._FAIL, repr(error)))
             self._answers.put(partial(then, answer))
 
         _when_all_are_done(asked, done)

@@ -103,6 +103,11 @@ class Partition:
         self.next_offset = waiting.records[-1][2] + 1
         return waiting.records
 
+    def resumed(self, now_s: float) -> None:
+        """It was held back; what comes next is about to be sent."""
+        self.paused = False
+        self._arrived_s = now_s
+
     def accepted(self, now_s: float) -> None:
         """Some of what was passed on counts. A partition that brings nothing but what is rejected is quiet."""
         self._accepted_s = now_s

@@ -89,18 +89,17 @@ class Poller:
             # The job stood still, or was held up: what came meanwhile has not been seen.
             for partition in self.partitions.values():
                 partition.unanswered(now_s)
+        # Before a position may be moved: it is of the log that was read until now.
+        early, self._early = self._early, []
+        self._sort_all(early, now_s)
         self._positions.look_after(now_s)
-        self._hold_back()
+        self._hold_back(now_s)
         self.looked_s = now_s
-        messages = self._early + self._consumer.consume(BATCH, 0)
-        self._early = []
+        messages = self._consumer.consume(BATCH, 0)
         if len(messages) < BATCH:
             # Nothing more is there; a full batch says to come back at once.
             self._polled_s = now_s
-        if messages:
-            self._errors.back()
-            for place, run in groupby(messages, key=lambda message: (message.topic(), message.partition())):
-                self._sort(place, list(run), now_s)
+        self._sort_all(messages, now_s)
 
     def wait(self, seconds: float) -> None:
         """Wait until a record comes, but no longer than that."""
@@ -131,7 +130,7 @@ class Poller:
 
     # What came
 
-    def _hold_back(self) -> None:
+    def _hold_back(self, now_s: float) -> None:
         """A partition whose records wait for others is read no further; what memory cannot hold stays in Kafka."""
         bound = _WAITING_BYTES // max(1, len(self.partitions))
         for (topic, number), partition in self.partitions.items():
@@ -140,7 +139,13 @@ class Poller:
                 partition.paused = True
             elif partition.paused and partition.waiting_bytes < bound // 2:
                 self._consumer.resume([TopicPartition(topic, number)])
-                partition.paused = False
+                partition.resumed(now_s)
+
+    def _sort_all(self, messages: list[Message], now_s: float) -> None:
+        if messages:
+            self._errors.back()
+            for place, run in groupby(messages, key=lambda message: (message.topic(), message.partition())):
+                self._sort(place, list(run), now_s)
 
     def _sort(self, place: Place, messages: list[Message], now_s: float) -> None:
         partition = self.partitions.get(place)
@@ -149,11 +154,12 @@ class Poller:
                 log.warning("Kafka", error=str(message.error()))
             return
         records: list[Record] = []
+        failures: list[Message] = []
         by_field = partition.topic.event_time.field is not None
         now_ms, size, expected = self._now_ms(), 0, partition.expected or 0
         for message in messages:
-            if (error := message.error()) is not None:
-                self._failed(partition, error, message)
+            if message.error() is not None:
+                failures.append(message)
                 continue
             offset: int = message.offset()  # type: ignore[assignment]  # every record has one
             if offset < expected:
@@ -168,8 +174,13 @@ class Poller:
         records = partition.without_counted(records)
         if records:
             partition.arrived(records, size, now_s)
+        # What they say of the position is true behind the records that came with them.
+        for message in failures:
+            self._failed(partition, message)
 
-    def _failed(self, partition: Partition, error: KafkaError, message: Message) -> None:
+    def _failed(self, partition: Partition, message: Message) -> None:
+        error = message.error()
+        assert error is not None
         if error.code() == KafkaError._PARTITION_EOF:
             partition.reached_end(message.offset() or 0)
         elif error.code() == KafkaError._AUTO_OFFSET_RESET:

@@ -134,12 +134,15 @@ class Positions:
     def _read_from(self, partition: Partition, offset: int) -> None:
         place = TopicPartition(partition.topic.name, partition.number, offset)
         partition.expected = None if offset == OFFSET_BEGINNING else offset
-        partition.paused = False
         # Partitions that stopped for an error can't be sought: they are assigned again.
         assigned = {(item.topic, item.partition) for item in self._consumer.assignment()}
         if (place.topic, place.partition) in assigned:
             self._consumer.incremental_unassign([place])
         self._consumer.incremental_assign([place])
+        if partition.paused:
+            # The client remembers that over an assignment.
+            self._consumer.resume([place])
+            partition.resumed(time.monotonic())
 
     def _look_up(self, partitions: list[Partition]) -> None:
         """Find what the group has committed.
@@ -148,6 +151,7 @@ class Positions:
         NOT_COORDINATOR, as on a cluster whose first group this is.
         """
         places = [TopicPartition(item.topic.name, item.number) for item in partitions]
+        read = [item.logs for item in partitions]
 
         def found(committed: list[TopicPartition] | KafkaException) -> None:
             if isinstance(committed, KafkaException):
@@ -159,7 +163,9 @@ class Positions:
                 level("committed offsets can't be had yet; asking again", error=error.str())
                 self._unplaced += partitions
                 return
-            for partition, place in zip(partitions, committed, strict=True):
+            for partition, place, logs in zip(partitions, committed, read, strict=True):
+                if partition.logs != logs:
+                    continue
                 self._read_from(partition, place.offset if place.offset >= 0 else OFFSET_BEGINNING)
 
         self._inquiries.on_thread(lambda: self._consumer.committed(places, timeout=2), found)

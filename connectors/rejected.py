@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import time
+from collections import deque
 from collections.abc import Callable
 from itertools import count
 from typing import Any
@@ -106,7 +107,7 @@ class _Part(StatefulSinkPartition[Item | None, list[bytes]]):
     def __init__(self, kafka: KafkaSettings, unacknowledged: list[bytes]) -> None:
         self._kafka, self._numbers = kafka, count()
         self._waiting: dict[int, bytes] = {}
-        self._unsent: list[int] = []
+        self._unsent: deque[int] = deque()
         self.bytes = 0
         self._producer: Producer | None = None
         self._answering = True
@@ -153,7 +154,7 @@ class _Part(StatefulSinkPartition[Item | None, list[bytes]]):
         if producer is None or self._outdated:
             producer = self._connect()
         while self._unsent:
-            number = self._unsent[-1]
+            number = self._unsent[0]
             try:
                 producer.produce(
                     self._kafka.rejected_topic, self._waiting[number], on_delivery=self._acknowledged(number)
@@ -166,7 +167,7 @@ class _Part(StatefulSinkPartition[Item | None, list[bytes]]):
                     break
                 self._shorten(number)
                 continue
-            self._unsent.pop()
+            self._unsent.popleft()
         producer.poll(0)
         return producer
 

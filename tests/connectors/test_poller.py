@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
+from confluent_kafka import TIMESTAMP_CREATE_TIME, KafkaError
 
+from connectors.partition import Partition
 from connectors.poller import Poller
 from detection.rules import Topic
 from settings import KafkaSettings
@@ -40,3 +43,83 @@ def test_a_process_that_reads_no_partition_yet_hears_of_new_ones(monkeypatch: py
     poller.poll()
     assert looks
     poller.close()
+
+
+class Answer:
+    """A message of the client: a record at an offset, or an error."""
+
+    def __init__(self, offset: int, code: int | None = None) -> None:
+        self._offset, self._code = offset, code
+
+    def topic(self) -> str:
+        return "products"
+
+    def partition(self) -> int:
+        return 0
+
+    def offset(self) -> int:
+        return self._offset
+
+    def error(self) -> KafkaError | None:
+        return None if self._code is None else KafkaError(self._code)
+
+    def value(self) -> bytes:
+        return b"{}"
+
+    def timestamp(self) -> tuple[int, int]:
+        return TIMESTAMP_CREATE_TIME, 1_000
+
+
+def reading(poller: Poller) -> Partition:
+    return poller.add("products", 0, (10, 9_000, None))
+
+
+@pytest.fixture
+def poller() -> Iterator[Poller]:
+    kafka = KafkaSettings(bootstrap_servers=f"127.0.0.1:{free_port()}")
+    poller = Poller(kafka, {"products": Topic("products")}, {"products": 1}, {}, lambda: 0)
+    yield poller
+    poller.close()
+
+
+def test_a_position_that_is_lost_is_the_one_behind_the_records_that_came_with_the_news(
+    poller: Poller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partition = reading(poller)
+    lost_at: list[int | None] = []
+    monkeypatch.setattr(poller._positions, "lost", lambda partition: lost_at.append(partition.expected))
+    poller._sort_all([Answer(10), Answer(11), Answer(12, KafkaError._AUTO_OFFSET_RESET)], 1.0)  # type: ignore[list-item]
+    assert (lost_at, partition.expected) == ([12], 12)
+
+
+def test_a_record_that_came_while_all_waited_is_of_the_log_that_was_read_then(
+    poller: Poller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not of the one that begins anew at the same moment: else its first records would be taken for read."""
+    partition = reading(poller)
+    poller._early = [Answer(10)]  # type: ignore[list-item]
+    monkeypatch.setattr(poller._positions, "look_after", lambda _: poller._positions._begin_anew(partition, "b"))
+    poller.poll()
+    assert (partition.expected, len(partition.waiting)) == (0, 1)
+    partition.take()
+    assert (partition.next_offset, partition.topic_id) == (11, None)
+
+
+def test_a_partition_that_was_held_back_is_not_held_back_in_another_place(poller: Poller) -> None:
+    partition = reading(poller)
+    resumed = []
+
+    class Watched:
+        def __init__(self, consumer: object) -> None:
+            self._consumer = consumer
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._consumer, name)
+
+        def resume(self, places: object) -> None:
+            resumed.append(places)
+
+    poller._positions._consumer = Watched(poller._consumer)  # type: ignore[assignment]
+    partition.paused = True
+    poller._positions._begin_anew(partition, "b")
+    assert (len(resumed), partition.paused) == (1, False)
