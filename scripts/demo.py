@@ -130,12 +130,10 @@ def embedded_broker() -> tuple[Producer, str]:
 
 
 def start_job(demo: Demo, state: Path, **environment: str) -> subprocess.Popen[bytes]:
-    """The job by Bytewax's own command, with a recovery store: an epoch a second."""
-    recovery = state / "recovery"
-    recovery.mkdir(parents=True)
-    subprocess.run([sys.executable, "-m", "bytewax.recovery", str(recovery), "2"], check=True)
+    """The job by Bytewax's own command, with the recovery store that it makes in its state: an epoch a second."""
+    command = ["-m", "bytewax.run", "dataflows.activity_alerts", "-r", str(state / "recovery"), "-s", "1", "-b", "0"]
     job = subprocess.Popen(
-        [sys.executable, "-m", "bytewax.run", "dataflows.activity_alerts", "-r", str(recovery), "-s", "1", "-b", "0"],
+        [sys.executable, *command],
         cwd=ROOT,
         env={**os.environ, "TUA_CONFIG": str(CONFIG), "TUA_STATE_DIRECTORY": str(state), **environment},
         stdin=subprocess.DEVNULL,

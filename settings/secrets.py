@@ -19,7 +19,6 @@ from settings.problems import Mistake, Mistakes
 
 HOW_TO_REFER = "write {env: NAME} to take it from the environment, or {file: path} to read it from a file"
 _SHAPES = ({"env"}, {"env", "default"}, {"file"})
-_IN_CLEAR = "a secret must not stand in the configuration"
 _ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -117,7 +116,9 @@ def in_clear(value: object) -> Mistake | None:
         return Mistake("a value is missing", HOW_TO_REFER)
     if isinstance(value, Mapping) and not is_reference(value):
         return Mistake("this is no reference to a secret", HOW_TO_REFER)
-    return None if isinstance(value, Secret | Mapping) else LiteralSecret(_IN_CLEAR, HOW_TO_REFER)
+    if isinstance(value, Secret | Mapping):
+        return None
+    return LiteralSecret("a secret must not stand in the configuration", HOW_TO_REFER)
 
 
 def notes_on_defaults(name: str, *secrets: object) -> list[str]:

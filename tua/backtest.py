@@ -86,7 +86,7 @@ def _explain(
     found = f"{_number(events, 'event')}, {_number(len(episodes), 'alert')}"
     typer.echo(f"{found}; records that do not count: {rejected or 'none'}", err=True)
     for detail, _ in details.most_common(1):
-        typer.echo(f"most often: {printable(detail)}", err=True)
+        typer.echo(f"most often: {_printable(detail)}", err=True)
     alerted = {episode.rule for episode in episodes}
     for rule, count in matched.items():
         if rule not in alerted:
@@ -142,7 +142,7 @@ def _show(episodes: list[Transition], settings: Settings) -> None:
             iso(episode.opened_at_ms)[:-1].replace("T", " "),
             episode.rule,
             settings.rule(episode.rule).severity,
-            printable(key),
+            _printable(key),
             spoken(episode.resolves_at_ms - episode.opened_at_ms),
             str(episode.peak),
             str(episode.events),
@@ -157,6 +157,6 @@ def _spelled(value: Scalar) -> str:
     return value if isinstance(value, str) and plain else msgspec.json.encode(value).decode()
 
 
-def printable(text: str) -> str:
+def _printable(text: str) -> str:
     """Text that comes from events must not steer a terminal."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
