@@ -9,9 +9,9 @@ from typing import NoReturn
 import structlog
 
 from actions.base import ActionError
-from actions.dispatcher import Dispatcher
+from actions.delivery.dispatcher import Dispatcher
+from actions.delivery.store import OutboxError
 from actions.registry import ACTION_TYPES
-from actions.store import OutboxError
 from connectors.client import PropertyError, Stopped, check_properties, wait_for_brokers
 from connectors.poller import Poller
 from connectors.publisher import Publisher

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from actions.dispatcher import Dispatcher
+from actions.delivery.dispatcher import Dispatcher
 from settings import Settings
 from settings.actions import ActionSettings
 from tests.support import delivering

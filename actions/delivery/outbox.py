@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from actions import identity
 from actions.base import Delivery, delivery_id
-from actions.identity import News
-from actions.store import Store
+from actions.delivery import identity
+from actions.delivery.identity import News
+from actions.delivery.store import Store
 from detection.transitions import Transition
 
 BEHIND = 2**62

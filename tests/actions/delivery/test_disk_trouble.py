@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import structlog
 
-from actions import spare
-from actions.dispatcher import Dispatcher
+from actions.delivery import spare
+from actions.delivery.dispatcher import Dispatcher
 from settings import RetrySettings
 from tests.actions.conftest import Start
 from tests.support.delivering import Broker, action, opened, resolved, rows

@@ -19,11 +19,11 @@ from typing import TypeVar
 
 import structlog
 
-from actions import metrics
-from actions.identity import key_text
-from actions.outbox import Compose, Leased, Mark, Outbox, Row, line_up, rows_of
-from actions.owner import Owner
-from actions.store import OutboxError, Store
+from actions.delivery import metrics
+from actions.delivery.identity import key_text
+from actions.delivery.outbox import Compose, Leased, Mark, Outbox, Row, line_up, rows_of
+from actions.delivery.owner import Owner
+from actions.delivery.store import OutboxError, Store
 from detection.transitions import Transition
 
 _log = structlog.get_logger()

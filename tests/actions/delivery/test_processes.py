@@ -16,12 +16,12 @@ from tests.support.delivering import rows
 from tests.support.receivers import HttpReceiver, MailReceiver, Reply
 from tests.support.waiting import wait_until
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 PROGRAM = """
 import sys, time
 from pathlib import Path
-from actions.dispatcher import Dispatcher
+from actions.delivery.dispatcher import Dispatcher
 from tests.support.delivering import Broker, action, clock_ms, email_action, opened, settings
 
 directory, web, mail, name, alerts = sys.argv[1:]

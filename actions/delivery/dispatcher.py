@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from types import MappingProxyType
 
-from actions import metrics
 from actions.base import Action
-from actions.compose import Composer
-from actions.outbox import DEAD_LETTERS
+from actions.delivery import metrics
+from actions.delivery.compose import Composer
+from actions.delivery.outbox import DEAD_LETTERS
+from actions.delivery.sender import Sender
+from actions.delivery.spare import SafeOutbox
+from actions.delivery.topic import ALERTS, Publish, TopicAction, TopicSettings
 from actions.registry import create
-from actions.sender import Sender
-from actions.spare import SafeOutbox
-from actions.topic import ALERTS, Publish, TopicAction, TopicSettings
 from detection.transitions import Transition
 from settings import Settings
 from settings.actions import ActionSettings

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import pytest
 from msgspec.structs import replace
 
-from actions.identity import SCHEMA, News, record, remember
+from actions.delivery.identity import SCHEMA, News, record, remember
 from detection.transitions import Source, Transition
 
 STEP = re.compile(

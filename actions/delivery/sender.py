@@ -17,10 +17,10 @@ from typing import Any, TypeVar
 import msgspec
 import structlog
 
-from actions import metrics
 from actions.base import Action, Delivered, Outcome, Refused, Retry
-from actions.outbox import Leased, Mark
-from actions.spare import SafeOutbox
+from actions.delivery import metrics
+from actions.delivery.outbox import Leased, Mark
+from actions.delivery.spare import SafeOutbox
 from actions.text import cut, escaped, redacted
 from detection.times import iso
 from settings.actions import ActionSettings

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 
 import structlog
 
-from actions import metrics
 from actions.alert import Alert, Evidence
 from actions.base import Action
-from actions.identity import News
-from actions.outbox import Composed
-from actions.topic import ALERTS
+from actions.delivery import metrics
+from actions.delivery.identity import News
+from actions.delivery.outbox import Composed
+from actions.delivery.topic import ALERTS
 from detection.durations import spoken
 from detection.rules import Scalar
 from detection.times import iso

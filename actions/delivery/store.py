@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import RLock
 
-from actions.identity import SCHEMA as ALERTS_SCHEMA
+from actions.delivery.identity import SCHEMA as ALERTS_SCHEMA
 
 SCHEMA_VERSION = 1
 

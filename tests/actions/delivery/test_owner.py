@@ -6,17 +6,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-from actions.owner import Owner
+from actions.delivery.owner import Owner
 
 PROGRAM = """
 import sys
 from pathlib import Path
-from actions.owner import Owner
+from actions.delivery.owner import Owner
 
 print(Owner(Path(sys.argv[1])).name, flush=True)
 sys.stdin.readline()
 """
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_an_owner_lives_until_it_is_closed(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from actions.identity import News
-from actions.outbox import DEAD_LETTERS, KEEP_MS, STEPPED_MS, Composed, Leased, Mark, Outbox
-from actions.store import OutboxError, Store
+from actions.delivery.identity import News
+from actions.delivery.outbox import DEAD_LETTERS, KEEP_MS, STEPPED_MS, Composed, Leased, Mark, Outbox
+from actions.delivery.store import OutboxError, Store
 from detection.transitions import Transition
 from tests.support import delivering
 
