@@ -1,9 +1,9 @@
-"""The alert as the outside sees it: the JSON of the alerts topic, of webhook bodies and of log lines."""
+"""What is told, as the outside sees it: the JSON of the alerts topic, of webhook bodies and of log lines."""
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 
@@ -22,10 +22,18 @@ TimeMs = Annotated[int, BeforeValidator(_read_time), PlainSerializer(iso, return
 """Milliseconds since 1970 in Python, ISO 8601 in UTC with milliseconds and Z in JSON."""
 
 
-class Evidence(BaseModel):
-    """The record that caused a transition. `timestamp` is the event time."""
+class _Told(BaseModel):
+    """`to_json` and `model_validate_json` are inverse. Fields with a default are in the JSON only if they differ."""
 
     model_config = ConfigDict(frozen=True)
+
+    def to_json(self) -> bytes:
+        """Compact UTF-8 JSON."""
+        return self.model_dump_json(exclude_defaults=True).encode()
+
+
+class Evidence(_Told):
+    """The record that caused a transition. `timestamp` is the event time."""
 
     topic: str
     partition: int
@@ -33,14 +41,13 @@ class Evidence(BaseModel):
     timestamp: TimeMs
 
 
-class Alert(BaseModel):
-    """One transition of an alert with all that it tells. `to_json` and `model_validate_json` are inverse.
+class Alert(_Told):
+    """One transition of an alert with all that it tells.
 
     `opened_at` (inclusive) and `resolves_at` (exclusive) bound the episode as known at the transition;
     `key` maps each key path to its JSON value; `window_ms` is a number of milliseconds also in JSON.
+    `test` marks what `tua send-test` sends.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     id: str
     sequence: int
@@ -61,7 +68,29 @@ class Alert(BaseModel):
     merged_into: str | None = None
     cancelled: bool = False
     reopened: bool = False
+    test: bool = False
 
-    def to_json(self) -> bytes:
-        """Compact UTF-8 JSON; `merged_into`, `cancelled` and `reopened` are there only where they say something."""
-        return self.model_dump_json(exclude_defaults=True).encode()
+
+class KeyCount(_Told):
+    """One key among those of a flood, and the highest count known of it in one window."""
+
+    key: dict[str, Scalar]
+    peak: int
+
+
+class Summary(_Told):
+    """One message in place of many: the alerts of a rule that an action did not tell one by one.
+
+    `alerts` is how many, `resolved` how many of them are over by now, `top` those with the highest counts.
+    `began_at` and `ended_at` are wall clock.
+    """
+
+    id: str
+    rule: str
+    severity: str
+    status: Literal["summary"]
+    alerts: int
+    resolved: int
+    began_at: TimeMs
+    ended_at: TimeMs
+    top: tuple[KeyCount, ...]

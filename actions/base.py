@@ -1,4 +1,4 @@
-"""What every action is made of. An action is one file that subclasses Action and ActionSettings.
+"""What every action is made of. An action is one file in this folder that subclasses Action and ActionSettings.
 
 ActionError   an action cannot be built from its settings; the text says how to mend it and holds no secret
 """
@@ -6,17 +6,20 @@ ActionError   an action cannot be built from its settings; the text says how to 
 from __future__ import annotations
 
 import hashlib
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from ipaddress import ip_address
 from typing import ClassVar, Generic, TypeVar
 
-from actions.alert import Alert
+from pydantic import TypeAdapter
+
+from actions.alert import Alert, Summary
+from actions.message import Message, message_of
 from settings.actions import ActionSettings
 
+_TOLD: TypeAdapter[Alert | Summary] = TypeAdapter(Alert | Summary)
 SettingsT_co = TypeVar("SettingsT_co", bound=ActionSettings, covariant=True)
 
 
@@ -55,9 +58,21 @@ class Delivery:
     attempt: int = 1
 
     @cached_property
+    def told(self) -> Alert | Summary:
+        """What is told. Raises ValueError for a body that is neither."""
+        return _TOLD.validate_json(self.body)
+
+    @property
     def alert(self) -> Alert:
-        """The alert of an action for people. Raises ValueError for a body that is none."""
-        return Alert.model_validate_json(self.body)
+        """The alert, for actions that get no summaries. Raises ValueError for a body that is none."""
+        if isinstance(self.told, Summary):
+            raise ValueError("this is a summary")
+        return self.told
+
+    @cached_property
+    def message(self) -> Message:
+        """What is told, in words for people."""
+        return message_of(self.told)
 
 
 @dataclass(frozen=True)
@@ -86,11 +101,26 @@ class Refused:
 Outcome = Delivered | Retry | Refused
 
 
+Publish = Callable[[str, bytes, bytes], Awaitable[None]]
+"""Writes (topic, key, value), and returns when the broker has it. Whatever it raises leads to a retry."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What an action gets from the job: the wall clock, and the way to the job's Kafka."""
+
+    now_ms: Callable[[], int]
+    publish: Publish
+
+
 class Action(ABC, Generic[SettingsT_co]):
     """Delivers alerts to one target. Lives in the sender's thread; `deliver` runs many times at once there.
 
     `deliver` returns an Outcome. Whatever it raises counts as Retry, and so does exceeding `time_limit_s`,
     which bounds an attempt in total, however slowly the other side drips; it must stand being cancelled.
+
+    `settings_type` says by the default of its `type` what `type:` an action of this class has in the configuration.
+    At most `concurrency` attempts are made at once.
     """
 
     settings_type: ClassVar[type[ActionSettings]]
@@ -98,13 +128,11 @@ class Action(ABC, Generic[SettingsT_co]):
     time_limit_s: float = 30.0
     gives_up: ClassVar[bool] = True
 
-    def __init__(
-        self, name: str, settings: SettingsT_co, now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
-    ) -> None:
-        """`now_ms` is the wall clock. Raises ActionError where a secret cannot be had or is of no use."""
+    def __init__(self, name: str, settings: SettingsT_co, context: Context) -> None:
+        """Raises ActionError where a secret cannot be had or is of no use."""
         self.name = name
         self.settings = settings
-        self._now_ms = now_ms
+        self.context = context
 
     def recipients(self) -> tuple[str, ...]:
         """Display forms, free of secrets. Each recipient gets deliveries of its own."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from email.headerregistry import Address
 from typing import Annotated, Literal
@@ -13,9 +13,9 @@ import aiosmtplib
 import structlog
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
-from actions.base import Action, ActionError, Delivered, Delivery, Outcome, Refused, Retry, is_loopback
+from actions.base import Action, ActionError, Context, Delivered, Delivery, Outcome, Refused, Retry, is_loopback
 from actions.email_message import compose_email
-from settings.actions import ActionSettings
+from settings.actions import NotifySettings
 from settings.base import NoRepeats, NotEmpty
 from settings.fields import Name
 from settings.problems import Mistake
@@ -39,7 +39,7 @@ def _address(text: str) -> str:
 MailAddress = Annotated[str, AfterValidator(_address)]
 
 
-class EmailSettings(ActionSettings):
+class EmailSettings(NotifySettings):
     """`port` None: 587 for starttls, 465 for implicit TLS, 25 without TLS."""
 
     type: Literal["email"] = "email"
@@ -77,8 +77,8 @@ class EmailAction(Action[EmailSettings]):
     operation_limit_s = 30.0
     tls_context: ssl.SSLContext | None = None
 
-    def __init__(self, name: str, settings: EmailSettings, now_ms: Callable[[], int]) -> None:
-        super().__init__(name, settings, now_ms)
+    def __init__(self, name: str, settings: EmailSettings, context: Context) -> None:
+        super().__init__(name, settings, context)
         self._login()
 
     def recipients(self) -> tuple[str, ...]:

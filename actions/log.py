@@ -7,10 +7,9 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Callable
 from typing import Literal, TextIO
 
-from actions.base import Action, Delivered, Delivery, Outcome, Retry
+from actions.base import Action, Context, Delivered, Delivery, Outcome, Retry
 from actions.text import escaped
 from settings.actions import ActionSettings
 
@@ -32,8 +31,8 @@ class LogAction(Action[LogSettings]):
     settings_type = LogSettings
     time_limit_s = 10.0
 
-    def __init__(self, name: str, settings: LogSettings, now_ms: Callable[[], int]) -> None:
-        super().__init__(name, settings, now_ms)
+    def __init__(self, name: str, settings: LogSettings, context: Context) -> None:
+        super().__init__(name, settings, context)
         self._turn = asyncio.Lock()
         self._writing = False
         self._unread = False

@@ -1,24 +1,102 @@
-"""The types of action there are. A new one is a file of its own, and its class in the list here."""
+"""The types of action there are: one for each file of this folder that has one, and those of installed packages.
+
+A package brings its own by an entry point of the group `tua.actions`: the type's name, and its class.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import inspect
+import pkgutil
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from actions.base import Action
-from actions.email import EmailAction
-from actions.log import LogAction
-from actions.webhook import WebhookAction
+import actions
+from actions.base import Action, ActionError, Context
 from settings.actions import ActionSettings
+from settings.problems import Mistake
 
-_ACTIONS: tuple[type[Action[Any]], ...] = (LogAction, EmailAction, WebhookAction)
+GROUP = "tua.actions"
 
-_BY_TYPE = {action.settings_type.model_fields["type"].default: action for action in _ACTIONS}
-
-ACTION_TYPES: Mapping[str, type[ActionSettings]] = {name: action.settings_type for name, action in _BY_TYPE.items()}
-"""What `type:` may say in the configuration, and the settings that go with it."""
+ActionClass = type[Action[Any]]
 
 
-def create(name: str, settings: ActionSettings, now_ms: Callable[[], int]) -> Action[ActionSettings]:
+def _own() -> Iterator[tuple[str, ActionClass]]:
+    for module in pkgutil.iter_modules(actions.__path__):
+        if not module.ispkg:
+            for member in vars(import_module(f"actions.{module.name}")).values():
+                if _is_action(member) and member.__module__ == f"actions.{module.name}":
+                    yield _type_of(member), member
+
+
+def _is_action(member: object) -> bool:
+    return inspect.isclass(member) and issubclass(member, Action) and not inspect.isabstract(member)
+
+
+def _type_of(action: ActionClass) -> str:
+    return str(action.settings_type.model_fields["type"].default)
+
+
+class ActionTypes(Mapping[str, type[ActionSettings]]):
+    """What `type:` may say in the configuration, and the settings that go with it.
+
+    Classes of other packages are loaded when they are asked for: one that is broken and not used breaks nothing.
+    """
+
+    def __init__(self) -> None:
+        self._own: dict[str, ActionClass] = dict(_own())
+        self._brought: dict[str, list[EntryPoint]] = {}
+        for point in entry_points(group=GROUP):
+            self._brought.setdefault(point.name, []).append(point)
+
+    def __getitem__(self, name: str) -> type[ActionSettings]:
+        """Raises KeyError for an unknown name, Mistake for one whose class is of no use."""
+        return self.action_class(name).settings_type
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys((*self._own, *self._brought)))
+
+    def __len__(self) -> int:
+        return len(self._own.keys() | self._brought.keys())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._own or name in self._brought
+
+    def action_class(self, name: str) -> ActionClass:
+        """As `__getitem__`, the class of the action itself."""
+        own, brought = self._own.get(name), self._brought.get(name, [])
+        if len(brought) + (own is not None) > 1:
+            whose = [*(["tua itself"] if own else []), *sorted(map(_package, brought))]
+            raise Mistake(f"the type '{name}' comes from {' and from '.join(whose)}", "uninstall what is not wanted")
+        if own is None and not brought:
+            raise KeyError(name)
+        return own or _loaded(brought[0])
+
+
+def _loaded(point: EntryPoint) -> ActionClass:
+    package = _package(point)
+    try:
+        loaded = point.load()
+    except Exception as error:  # whatever its module raises
+        message = f"the type '{point.name}' cannot be loaded: {point.value} raised {type(error).__name__}: {error}"
+        raise Mistake(message, f"update or mend the package {package}") from error
+    if not _is_action(loaded) or not hasattr(loaded, "settings_type") or _type_of(loaded) != point.name:
+        message = f"{point.value} of the package {package} is no action whose settings say type '{point.name}'"
+        raise Mistake(message, "docs/actions.md shows how one is made")
+    return loaded  # type: ignore[no-any-return]
+
+
+def _package(point: EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else point.value
+
+
+ACTION_TYPES = ActionTypes()
+
+
+def create(name: str, settings: ActionSettings, context: Context) -> Action[ActionSettings]:
     """The action that these settings describe; its secrets are resolved here. Raises ActionError."""
-    return _BY_TYPE[settings.type](name, settings, now_ms)
+    try:
+        return ACTION_TYPES.action_class(settings.type)(name, settings, context)
+    except Mistake as error:
+        raise ActionError(f"action {name}: {error.message}") from error

@@ -1,9 +1,11 @@
 """The configuration, from `tua.yaml` to frozen models. `load` is the one way in, for the job and for `tua check`."""
 
-from settings.actions import ActionSettings, RetrySettings
+from settings.actions import ActionSettings, FloodSettings, NotifySettings, QuietHours, RetrySettings
 from settings.loader import config_path, load
 from settings.models import (
+    CooldownSettings,
     CountSettings,
+    DeliverySettings,
     KafkaSettings,
     RuleSettings,
     Settings,
@@ -16,9 +18,14 @@ from settings.secrets import Secret, SecretError
 __all__ = [
     "ActionSettings",
     "ConfigError",
+    "CooldownSettings",
     "CountSettings",
+    "DeliverySettings",
+    "FloodSettings",
     "KafkaSettings",
+    "NotifySettings",
     "Problem",
+    "QuietHours",
     "RetrySettings",
     "RuleSettings",
     "Secret",

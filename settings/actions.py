@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Literal, Self
+from zoneinfo import ZoneInfo
 
 from pydantic import Field, model_validator
 
 from settings.base import Duration, NoRepeats, NotEmpty, PositiveDuration, SettingsModel
+from settings.fields import TimeOfDay, TimeZone
 from settings.problems import Mistake
 
 Status = Literal["opened", "updated", "resolved"]
@@ -31,6 +34,33 @@ class RetrySettings(SettingsModel):
         return self
 
 
+class FloodSettings(SettingsModel):
+    """When alerts are summed up: of each rule, those beyond `more_than` within `within_ms`."""
+
+    more_than: int = Field(default=30, ge=1, le=1_000_000)
+    within_ms: PositiveDuration = Field(default=60_000, alias="within")
+
+
+class QuietHours(SettingsModel):
+    """From `start` to `end` (which may be on the next day) on the clock of a time zone, `HH:MM` in YAML."""
+
+    start: TimeOfDay = Field(alias="from")
+    end: TimeOfDay = Field(alias="to")
+    timezone: TimeZone = "UTC"
+
+    @model_validator(mode="after")
+    def _are_not_always(self) -> Self:
+        if self.start == self.end:
+            raise Mistake("from and to are the same time", "for a whole day, leave the action out of the rules")
+        return self
+
+    def include(self, moment_ms: int) -> bool:
+        """Whether a moment (milliseconds since 1970) is within."""
+        local = datetime.fromtimestamp(moment_ms / 1_000, ZoneInfo(self.timezone))
+        now = (local.hour, local.minute)
+        return self.start <= now < self.end if self.start < self.end else not self.end <= now < self.start
+
+
 class ActionSettings(SettingsModel):
     """The base of every action's settings; a subclass says `type: Literal["its name"]` and adds its fields."""
 
@@ -41,3 +71,14 @@ class ActionSettings(SettingsModel):
     def notes(self) -> tuple[str, ...]:
         """What `tua check` should mention although it is no mistake, each one sentence without a full stop."""
         return ()
+
+    def writes_to(self) -> str | None:
+        """The topic of Kafka that the action writes to, if it does: no rule can read that one."""
+        return None
+
+
+class NotifySettings(ActionSettings):
+    """The base for actions that tell people, who can be spared. `flood` None: every alert is told by itself."""
+
+    flood: FloodSettings | None = FloodSettings()
+    quiet_hours: QuietHours | None = None

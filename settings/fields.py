@@ -7,12 +7,21 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
+from zoneinfo import available_timezones
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, PlainValidator, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationInfo,
+    WithJsonSchema,
+)
 
 from detection.rules import Scalar
 from settings.base import NoRepeats, NotEmpty, SettingsModel
-from settings.problems import Mistake, WrongType
+from settings.problems import Mistake, WrongType, did_you_mean
 from settings.secrets import Secret, in_clear, is_reference, reference
 
 _SECRET_PROPERTY = re.compile(r"password|secret|passphrase|key\.pem|oauthbearer\.config|jaas")
@@ -127,6 +136,23 @@ def _directory(value: object) -> object:
         raise Mistake("the directory starts with ~ and a name that is nobody's", hint) from None
 
 
+def _time_of_day(value: object) -> tuple[int, int]:
+    # In Python a pair of numbers; in YAML text, or what YAML makes of 22:00 without quotes: minutes, in base 60.
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 24 * 60:
+        return divmod(value, 60)
+    if isinstance(value, str) and (match := re.fullmatch(r"([01]?[0-9]|2[0-3]):([0-5][0-9])", value)):
+        return int(match[1]), int(match[2])
+    if isinstance(value, tuple) and len(value) == 2:
+        return value
+    raise Mistake("this is not a time of day", 'hours and minutes in quotes, such as "22:00"')
+
+
+def _time_zone(value: str) -> str:
+    if value not in available_timezones():
+        raise Mistake(f"there is no time zone '{value}'", did_you_mean(value, available_timezones()))
+    return value
+
+
 def _record_or_field(value: object) -> object:
     if value == "record":
         return None
@@ -135,6 +161,12 @@ def _record_or_field(value: object) -> object:
     raise WrongType("this is neither `record` nor a field", "write `record`, or {field: …}")
 
 
+TimeOfDay = Annotated[
+    tuple[int, int], PlainValidator(_time_of_day), WithJsonSchema({"type": "string", "examples": ["22:00"]})
+]
+"""`"22:00"` in YAML, (hour, minute) in Python."""
+
+TimeZone = Annotated[str, AfterValidator(_time_zone)]
 FieldPath = Annotated[str, AfterValidator(_field_path)]
 Name = Annotated[str, AfterValidator(_printable)]
 Values = Annotated[

@@ -18,7 +18,7 @@ from settings.base import SettingsModel
 from settings.document import MISSING, At, read_document
 from settings.fields import check_action_name, check_topic_name
 from settings.judge import Judge
-from settings.models import KafkaSettings, RuleSettings, Settings, StateSettings, TopicSettings
+from settings.models import DeliverySettings, KafkaSettings, RuleSettings, Settings, StateSettings, TopicSettings
 from settings.problems import ConfigError, Mistake, Problem, closest, did_you_mean
 from settings.secrets import is_reference
 
@@ -30,6 +30,7 @@ _DEFAULTS: dict[str, object] = {
     "topics": {"products": {}},
     "rules": (),
     "actions": {"log": {"type": "log"}},
+    "delivery": {},
     "state": {},
 }
 
@@ -44,8 +45,8 @@ def config_path(given: Path | None = None) -> Path:
 def load(path: Path, action_types: Mapping[str, type[ActionSettings]]) -> Settings:
     """Read a configuration. Raises ConfigError with all that is wrong in it, in the order of the file.
 
-    `action_types` maps what `type:` of an action may be to its model. Paths of `{file: …}` are relative to the
-    directory of the configuration. No secret is resolved.
+    `action_types` maps what `type:` of an action may be to its model, and may raise Mistake for one that is of no
+    use. Paths of `{file: …}` are relative to the directory of the configuration. No secret is resolved.
     """
     return _Loader(Judge(read_document(path), path.parent), action_types).settings()
 
@@ -62,15 +63,15 @@ class _Loader:
         topics = dict(self._named("topics", check_topic_name, lambda at: self._judge.model(TopicSettings, at)))
         actions = dict(self._named("actions", check_action_name, self._action))
         rules = tuple(self._rules())
+        delivery = self._judge.model(DeliverySettings, ("delivery",))
         state = self._judge.model(StateSettings, ("state",))
-        if kafka is not None:
-            for name in {kafka.alerts_topic, kafka.rejected_topic, kafka.dead_letters_topic} & topics.keys():
-                message = f"'{name}' is written by the job itself: reading it would never end"
-                self._judge.wrong(("topics", name), message, "change kafka.topic_prefix", key=True)
-        if self._judge.problems or kafka is None or state is None:
+        self._compare_topics(kafka, topics, actions)
+        if self._judge.problems or kafka is None or delivery is None or state is None:
             raise ConfigError(tuple(sorted(self._judge.problems, key=lambda one: (one.line, one.column))))
         notes = tuple(sorted(self._notes(topics, rules, actions), key=lambda one: (one.line, one.column)))
-        return Settings(kafka=kafka, topics=topics, rules=rules, actions=actions, state=state, notes=notes)
+        return Settings(
+            kafka=kafka, topics=topics, rules=rules, actions=actions, delivery=delivery, state=state, notes=notes
+        )
 
     def _sections(self) -> None:
         for name in self._document.values:
@@ -120,7 +121,12 @@ class _Loader:
             hint = did_you_mean(kind, self._action_types)
             self._judge.wrong((*at, "type"), f"there is no type of action '{kind}'", hint)
             return None
-        return self._judge.model(self._action_types[kind], at)
+        try:
+            model = self._action_types[kind]
+        except Mistake as mistake:
+            self._judge.wrong((*at, "type"), mistake.message, mistake.hint)
+            return None
+        return self._judge.model(model, at)
 
     def _rules(self) -> Iterator[RuleSettings]:
         rules = self._document.get(("rules",))
@@ -149,6 +155,22 @@ class _Loader:
         name = self._judge.text(at)
         if name is not None and isinstance(known, dict) and name not in known:
             self._judge.wrong(at, f"there is no {kind} '{name}' below `{kind}s:`", did_you_mean(name, known))
+
+    def _compare_topics(
+        self, kafka: KafkaSettings | None, topics: Mapping[str, TopicSettings], actions: Mapping[str, ActionSettings]
+    ) -> None:
+        own = {kafka.alerts_topic, kafka.rejected_topic, kafka.dead_letters_topic} if kafka is not None else set()
+        for name in own & topics.keys():
+            message = f"'{name}' is written by the job itself: reading it would never end"
+            self._judge.wrong(("topics", name), message, "change kafka.topic_prefix", key=True)
+        for name, action in actions.items():
+            written = action.writes_to()
+            if written in topics:
+                message = f"'{written}' is read by the job itself: what it writes there would come back"
+                self._judge.wrong(("actions", name, "topic"), message, "write to another topic")
+            elif written in own:
+                message = f"'{written}' is a topic of the job's own"
+                self._judge.wrong(("actions", name, "topic"), message, "write to another topic")
 
     def _notes(
         self,

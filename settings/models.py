@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
 from detection.rules import CountRule, EventTime, Topic
 from settings.actions import ActionSettings
@@ -32,6 +32,10 @@ DEFAULT_RESOLVED_MESSAGE = (
     "{{ rule }}: {{ key.values() | join(', ') }} is calm again after {{ duration }}"
     " ({{ events }} events, at most {{ peak }} within {{ window }})"
 )
+
+
+def _cooldown(value: object) -> object:
+    return {"first": value} if isinstance(value, str) else value
 
 
 class KafkaSettings(SettingsModel):
@@ -124,6 +128,26 @@ class CountSettings(SettingsModel):
     window_ms: PositiveDuration = Field(alias="within")
 
 
+class CooldownSettings(SettingsModel):
+    """How long after an alert the same key is left in peace. See docs/delivery.md for what counts."""
+
+    first_ms: PositiveDuration = Field(alias="first")
+    cap_ms: PositiveDuration = Field(default=86_400_000, alias="cap")
+
+    @model_validator(mode="after")
+    def _cap_is_not_below_the_first(self) -> Self:
+        if self.cap_ms < self.first_ms:
+            raise Mistake("the cap is shorter than the first cooldown", "for example {first: 10m, cap: 6h}", ("cap",))
+        return self
+
+
+class DeliverySettings(SettingsModel):
+    """For all actions. `retention_ms`: how long what was delivered or given up can be looked up and redriven."""
+
+    shutdown_grace_ms: Duration = Field(default=10_000, alias="shutdown_grace")
+    retention_ms: PositiveDuration = Field(default=30 * 86_400_000, alias="retention")
+
+
 class RuleSettings(SettingsModel):
     """One rule, and what is said and done when it is breached. `where` maps paths to their allowed values."""
 
@@ -137,6 +161,7 @@ class RuleSettings(SettingsModel):
     message: str = DEFAULT_MESSAGE
     resolved_message: str = DEFAULT_RESOLVED_MESSAGE
     actions: Distinct = ()
+    cooldown: Annotated[CooldownSettings | None, BeforeValidator(_cooldown)] = None
 
     @field_validator("message", "resolved_message")
     @classmethod
@@ -170,6 +195,7 @@ class Settings(SettingsModel):
     topics: dict[str, TopicSettings]
     rules: tuple[RuleSettings, ...]
     actions: dict[str, SerializeAsAny[ActionSettings]]
+    delivery: DeliverySettings = DeliverySettings()
     state: StateSettings = StateSettings()
     notes: tuple[Problem, ...] = Field(default=(), exclude=True)
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from types import MappingProxyType
 
-from actions.base import Action
+from actions.base import Action, Context, Publish
 from actions.delivery import metrics
 from actions.delivery.compose import Composer
-from actions.delivery.outbox import DEAD_LETTERS
 from actions.delivery.sender import Sender
 from actions.delivery.spare import SafeOutbox
-from actions.delivery.topic import ALERTS, Publish, TopicAction, TopicSettings
+from actions.delivery.topic import ALERTS, DEAD_LETTERS, OwnTopicAction, OwnTopicSettings
 from actions.registry import create
 from detection.transitions import Transition
 from settings import Settings
@@ -28,12 +27,13 @@ class Dispatcher:
     """
 
     def __init__(self, settings: Settings, publish: Publish, *, now_ms: Callable[[], int]) -> None:
+        context = Context(now_ms, publish)
         topics = {ALERTS: settings.kafka.alerts_topic, DEAD_LETTERS: settings.kafka.dead_letters_topic}
         actions: dict[str, Action[ActionSettings]] = {
-            name: TopicAction(name, TopicSettings(topic=topic), publish) for name, topic in topics.items()
+            name: OwnTopicAction(name, OwnTopicSettings(topic=topic), context) for name, topic in topics.items()
         }
         for name, action in settings.actions.items():
-            actions[name] = create(name, action, now_ms)
+            actions[name] = create(name, action, context)
         self._outbox = SafeOutbox(settings.state.directory / FILE_NAME, now_ms)
         self._compose = Composer(settings, MappingProxyType(actions), self._outbox.actions_of)
         self._sender = Sender(self._outbox, actions, now_ms)

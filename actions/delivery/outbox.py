@@ -22,12 +22,12 @@ from actions.base import Delivery, delivery_id
 from actions.delivery import identity
 from actions.delivery.identity import News
 from actions.delivery.store import Store
+from actions.delivery.topic import DEAD_LETTERS
 from detection.transitions import Transition
 
 BEHIND = 2**62
 STEPPED_MS = 10_000
 KEEP_MS = 30 * 86_400_000
-DEAD_LETTERS = "tua.dead-letters"
 
 Row = dict[str, Any]
 

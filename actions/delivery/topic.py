@@ -6,41 +6,23 @@ the job cannot work without anyway.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-from actions.base import Action, Delivered, Delivery, Outcome
-from settings.actions import ActionSettings, RetrySettings, Status
-
-Publish = Callable[[str, bytes, bytes], Awaitable[None]]
-"""Writes (topic, key, value), and returns when the broker has it. Whatever it raises leads to a retry."""
+from actions.kafka import KafkaAction, KafkaSettings
+from settings.actions import RetrySettings, Status
 
 ALERTS = "tua.alerts"  # names of actions, reserved; the topics' names depend on the prefix
+DEAD_LETTERS = "tua.dead-letters"
 
 
-class TopicSettings(ActionSettings):
-    """Not for the configuration: made by the dispatcher. `topic` is the full name."""
+class OwnTopicSettings(KafkaSettings):
+    """Made by the dispatcher, not by the configuration."""
 
-    type: Literal["topic"] = "topic"
-    topic: str
     send: tuple[Status, ...] = ("opened", "updated", "resolved")
     retry: RetrySettings = RetrySettings(delays=(0, 1_000, 5_000, 30_000))
 
 
-class TopicAction(Action[TopicSettings]):
-    """Publishes the body of a delivery as it is, keyed by the alert's id."""
+class OwnTopicAction(KafkaAction):
+    """Publishes the body of a delivery as it is."""
 
-    settings_type = TopicSettings
-    concurrency: ClassVar[int] = 256
     gives_up: ClassVar[bool] = False
-
-    def __init__(self, name: str, settings: TopicSettings, publish: Publish) -> None:
-        super().__init__(name, settings)
-        self._publish = publish
-
-    def recipients(self) -> tuple[str, ...]:
-        return (self.settings.topic,)
-
-    async def deliver(self, delivery: Delivery) -> Outcome:
-        await self._publish(self.settings.topic, delivery.alert_id.encode(), delivery.body)
-        return Delivered()

@@ -13,11 +13,12 @@ import structlog
 from pydantic import SecretStr, ValidationError
 
 from actions.alert import Alert
-from actions.base import Delivered, Delivery, Outcome, Refused, Retry, delivery_id
+from actions.base import Delivered, Delivery, Outcome, Refused, Retry
 from actions.email import EmailAction, EmailSettings
 from settings import Secret
 from tests.actions.test_alert import ALERT
-from tests.support.delivering import clock_ms, email_action
+from tests.support import delivering
+from tests.support.delivering import context, email_action
 from tests.support.receivers import MailReceiver, RawServer, accept_mails, free_port
 
 CERTIFICATE = Path(__file__).parents[1] / "support" / "localhost.pem"
@@ -25,14 +26,13 @@ PASSWORD = "correct horse battery"
 
 
 def delivery(alert: Alert = ALERT, recipient: str = "a@example.com") -> Delivery:
-    id_ = delivery_id(alert.id, alert.sequence, "mail", recipient)
-    return Delivery(id_, alert.id, alert.sequence, "mail", recipient, alert.to_json(), 1_769_853_603_500)
+    return delivering.delivery(alert, "mail", recipient)
 
 
 def mailer(port: int, **more: object) -> EmailAction:
     settings = email_action(port, **more)
     assert isinstance(settings, EmailSettings)
-    action = EmailAction("mail", settings, clock_ms)
+    action = EmailAction("mail", settings, context())
     action.operation_limit_s = 5.0
     return action
 

@@ -16,7 +16,7 @@ from actions.alert import Alert
 from actions.base import Delivered, Delivery, Retry
 from actions.log import LogAction, LogSettings
 from tests.actions.test_alert import ALERT
-from tests.support.delivering import clock_ms
+from tests.support.delivering import context
 
 NASTY = ALERT.model_copy(update={"message": "\x1b[2J\x1b]0;owned\x07Nokia\nALERT! forged\r\u202eend\x9b31m"})
 ROOT = Path(__file__).parents[2]
@@ -32,7 +32,7 @@ def delivery(alert: Alert = ALERT) -> Delivery:
 
 
 def log() -> LogAction:
-    return LogAction("log", LogSettings(), clock_ms)
+    return LogAction("log", LogSettings(), context())
 
 
 async def test_on_a_terminal_it_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

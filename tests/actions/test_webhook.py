@@ -17,12 +17,13 @@ import pytest
 from pydantic import SecretStr, ValidationError
 from standardwebhooks.webhooks import Webhook
 
-import actions.webhook
-from actions.base import ActionError, Delivered, Delivery, Outcome, Refused, Retry, delivery_id
-from actions.webhook import WebhookAction, WebhookSettings, retry_after_ms, signing_key
+import actions.http
+from actions.base import ActionError, Delivered, Outcome, Refused, Retry
+from actions.http import retry_after_ms
+from actions.webhook import WebhookAction, WebhookSettings, signing_key
 from settings import Secret
 from tests.actions.test_alert import ALERT
-from tests.support.delivering import action, clock_ms
+from tests.support.delivering import action, clock_ms, context, delivery
 from tests.support.receivers import HttpReceiver, RawServer, Reply, free_port
 
 SECRET = "whsec_" + base64.b64encode(b"0123456789abcdef01234567").decode()
@@ -30,20 +31,18 @@ URL_WITH_PASSWORD = "https://tua:hunter2@example.com/x"
 OTHER = "whsec_" + base64.b64encode(b"another secret, twenty-four").decode()
 
 
-def delivery(name: str = "web") -> Delivery:
-    id_ = delivery_id("a1", 1, name, "there")
-    return Delivery(id_, "a1", 1, name, "there", ALERT.to_json(), 1_769_853_603_500)
+DELIVERY = delivery(ALERT, "web")
 
 
 def webhook(url: str, *, now_ms: Callable[[], int] = clock_ms, **more: object) -> WebhookAction:
     settings = action("webhook", url=url, **more)
     assert isinstance(settings, WebhookSettings)
-    return WebhookAction("web", settings, now_ms)
+    return WebhookAction("web", settings, context(now_ms))
 
 
 async def attempt(hook: WebhookAction) -> Outcome:
     try:
-        return await hook.deliver(delivery())
+        return await hook.deliver(DELIVERY)
     finally:
         await hook.close()
 
@@ -57,8 +56,8 @@ async def test_the_body_is_the_alert_in_the_envelope_of_the_interface(web: HttpR
         "data": json.loads(ALERT.to_json()),
     }
     assert request.headers["content-type"] == "application/json"
-    assert request.headers["webhook-id"] == delivery().id
-    assert "." not in delivery().id
+    assert request.headers["webhook-id"] == DELIVERY.id
+    assert "." not in DELIVERY.id
     assert "webhook-signature" not in request.headers
 
 
@@ -78,7 +77,7 @@ async def test_receivers_with_any_of_the_secrets_can_verify_it(
 async def test_the_timestamp_is_that_of_the_attempt(web: HttpReceiver) -> None:
     times = iter([1_000_999, 5_000_000])
     hook = webhook(web.url, now_ms=lambda: next(times))
-    await hook.deliver(delivery())
+    await hook.deliver(DELIVERY)
     await attempt(hook)
     assert [request.headers["webhook-timestamp"] for request in web.requests] == ["1000", "5000"]
     assert web.connections == 1
@@ -127,13 +126,13 @@ async def test_a_status_that_came_counts_also_when_the_time_is_over_before_the_b
         await reader.read()
 
     status_came = asyncio.Event()
-    read_body = actions.webhook._answer
+    read_body = actions.http._start_of
 
     async def answer(response: httpx2.Response) -> str:
         status_came.set()
         return await read_body(response)
 
-    monkeypatch.setattr(actions.webhook, "_answer", answer)
+    monkeypatch.setattr(actions.http, "_start_of", answer)
     with RawServer(dripping) as server:
         running = asyncio.create_task(attempt(webhook(f"http://127.0.0.1:{server.port}/")))
         await asyncio.wait_for(status_came.wait(), 10)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from actions.alert import Alert, Evidence
-from actions.email_message import subject
+from actions.message import message_of
 from detection.count import CountEvaluator
 from detection.transitions import Transition
 from scripts.comparison import channels, mailed, must_tell, told
@@ -59,7 +59,7 @@ def test_alerts_that_were_merged_into_another_are_no_episodes(seed: int, shop: S
     orders = make_orders(200, PRODUCTS, seed, 15, 0)
     found = [item for item in transitions(orders, shop, seed) if item.status != "updated"]
     assert any(item.merged_into for item in found), "the test shows nothing"
-    alerts, subjects = as_json(found), [subject(as_alert(item)) for item in found]
+    alerts, subjects = as_json(found), [message_of(as_alert(item)).title for item in found]
     for product, episodes in expected(orders, rule).items():
         assert told(alerts, rule, product) == must_tell(episodes, "webhook", 1)
         assert mailed(subjects, rule, product) == must_tell(episodes, "email", 1)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from msgspec.structs import replace
 
+from actions.alert import Alert
+from actions.base import Context, Delivery, delivery_id
 from actions.registry import ACTION_TYPES
 from detection.transitions import Source, Transition
 from settings import RetrySettings, Settings
@@ -43,6 +46,17 @@ class Broker:
         return [value for name, _, value in self.messages if name == topic]
 
 
+def context(now_ms: Callable[[], int] = clock_ms) -> Context:
+    """What an action gets from the job, with a Kafka that is a list."""
+    return Context(now_ms, Broker().publish)
+
+
+def delivery(alert: Alert, action: str = "action", recipient: str = "there") -> Delivery:
+    """One transition on its way, made half a second after 10:00:03 of 2026-01-31."""
+    id_ = delivery_id(alert.id, alert.sequence, action, recipient)
+    return Delivery(id_, alert.id, alert.sequence, action, recipient, alert.to_json(), 1_769_853_603_500)
+
+
 def action(type_: str, **more: Any) -> ActionSettings:
     """Settings of an action as tua.yaml would give them; retries are quick unless `retry` says otherwise."""
     return ACTION_TYPES[type_].model_validate({"type": type_, "retry": QUICK, **more})
@@ -50,7 +64,8 @@ def action(type_: str, **more: Any) -> ActionSettings:
 
 def email_action(port: int, **more: Any) -> ActionSettings:
     """An e-mail action for a receiver on this host."""
-    base = {"host": "127.0.0.1", "port": port, "tls": "none", "from": "alerts@example.com", "to": ("a@example.com",)}
+    to = {"from": "alerts@example.com", "to": ("a@example.com",)}
+    base = {"host": "127.0.0.1", "port": port, "tls": "none", "flood": None, **to}
     return action("email", **{**base, **more})
 
 

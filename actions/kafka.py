@@ -1,0 +1,42 @@
+"""The kafka action: the alert's JSON, keyed by the alert's id, to a topic of the user's on the job's own brokers."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from confluent_kafka import KafkaError, KafkaException
+
+from actions.base import Action, Delivered, Delivery, Outcome, Refused, Retry
+from settings.actions import ActionSettings
+from settings.fields import TopicName
+
+_FOR_GOOD = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG_SIZE, KafkaError.INVALID_RECORD})
+
+
+class KafkaSettings(ActionSettings):
+    """`topic` must be there already, unless the brokers make it when they are asked for it."""
+
+    type: Literal["kafka"] = "kafka"
+    topic: TopicName
+
+    def writes_to(self) -> str:
+        return self.topic
+
+
+class KafkaAction(Action[KafkaSettings]):
+    """Acknowledged by all replicas in sync before it counts as delivered."""
+
+    settings_type = KafkaSettings
+    concurrency = 256
+
+    def recipients(self) -> tuple[str, ...]:
+        return (self.settings.topic,)
+
+    async def deliver(self, delivery: Delivery) -> Outcome:
+        try:
+            await self.context.publish(self.settings.topic, delivery.alert_id.encode(), delivery.body)
+        except KafkaException as error:
+            problem = error.args[0]
+            refused = problem.code() in _FOR_GOOD
+            return Refused(problem.str()) if refused else Retry(f"the brokers have not taken it: {problem.str()}")
+        return Delivered("acknowledged")
