@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import structlog
 
@@ -10,14 +10,15 @@ from actions.alert import Alert, Evidence
 from actions.base import Action
 from actions.delivery import metrics
 from actions.delivery.identity import News
-from actions.delivery.outbox import Composed
+from actions.delivery.noise import Cooldown, Flood
+from actions.delivery.records import Address, Composed
 from actions.delivery.topic import ALERTS
 from detection.durations import spoken
 from detection.rules import Scalar
 from detection.times import iso
 from detection.transitions import Transition
 from settings import RuleSettings, Settings
-from settings.actions import ActionSettings
+from settings.actions import ActionSettings, NotifySettings
 from settings.templates import Template, compile_template
 
 _log = structlog.get_logger()
@@ -58,20 +59,20 @@ class Composer:
         else:
             _log.warning("An alert of a rule that is gone ended, and nothing is known of it", alert=t.alert_id)
             return None
-        return Composed(alert.to_json(), tuple(self._to(t, rule)))
+        cooldown = None
+        if rule is not None and rule.cooldown is not None:
+            cooldown = Cooldown(rule.cooldown.first_ms, rule.cooldown.cap_ms)
+        return Composed(alert.to_json(), alert.severity, cooldown, tuple(self._to(t, rule)))
 
-    def _to(self, t: Transition, rule: RuleSettings | None) -> list[tuple[str, str]]:
-        names: list[str] = []
+    def _to(self, t: Transition, rule: RuleSettings | None) -> Iterator[Address]:
+        yield Address(ALERTS, tuple(self._actions[ALERTS].recipients()), people=False)
+        names: Sequence[str] = ()
         if t.told:
-            names = list(rule.actions) if rule is not None else self._actions_of(t.alert_id)
-        wanted = [self._actions[name] for name in names if name in self._configured]
-        internal = self._actions[ALERTS]
-        return [
-            (action.name, recipient)
-            for action in (internal, *wanted)
-            if t.status in action.settings.send
-            for recipient in action.recipients()
-        ]
+            names = rule.actions if rule is not None else self._actions_of(t.alert_id)
+        for name in names:
+            if name in self._configured and t.status in self._actions[name].settings.send:
+                action = self._actions[name]
+                yield Address(name, tuple(action.recipients()), flood=_flood_of(action.settings))
 
     def _alert(self, t: Transition, rule: RuleSettings) -> Alert:
         key = dict(zip(rule.key, t.key, strict=True))
@@ -125,6 +126,12 @@ class Composer:
                     "The message of a rule cannot be made; a plain one is sent", rule=rule.name, error=str(error)
                 )
             return f"{t.rule}: {_listed(key)} {t.status}, peak {t.peak}, {t.events} events"
+
+
+def _flood_of(settings: ActionSettings) -> Flood | None:
+    if isinstance(settings, NotifySettings) and settings.flood is not None:
+        return Flood(settings.flood.more_than, settings.flood.within_ms)
+    return None
 
 
 def _listed(key: Mapping[str, Scalar]) -> str:

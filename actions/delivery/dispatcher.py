@@ -34,9 +34,10 @@ class Dispatcher:
         }
         for name, action in settings.actions.items():
             actions[name] = create(name, action, context)
+        self._grace_ms = settings.delivery.shutdown_grace_ms
         self._outbox = SafeOutbox(settings.state.directory / FILE_NAME, now_ms)
         self._compose = Composer(settings, MappingProxyType(actions), self._outbox.actions_of)
-        self._sender = Sender(self._outbox, actions, now_ms)
+        self._sender = Sender(self._outbox, actions, now_ms, settings.delivery.retention_ms)
         self._sender.start()
 
     def put(self, transitions: Sequence[Transition]) -> None:
@@ -58,7 +59,7 @@ class Dispatcher:
         """How many deliveries have not ended."""
         return self._outbox.pending()
 
-    def close(self, grace_ms: int = 10_000) -> None:
-        """Give attempts in flight `grace_ms` and leave the rest in the outbox. Idempotent."""
-        self._sender.close(grace_ms)
+    def close(self, grace_ms: int | None = None) -> None:
+        """Give attempts in flight `grace_ms` (by the settings) and leave the rest in the outbox. Idempotent."""
+        self._sender.close(self._grace_ms if grace_ms is None else grace_ms)
         self._outbox.close()

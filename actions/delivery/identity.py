@@ -26,6 +26,8 @@ from msgspec.structs import replace
 
 from detection.transitions import Transition
 
+# `severity`, `suppressed` (why nobody is told of the alert; NULL if somebody is) and `level` (how often the cooldown
+# before it had doubled) are kept by noise.py.
 SCHEMA = """
 CREATE TABLE alerts (
     number INTEGER PRIMARY KEY,
@@ -41,7 +43,10 @@ CREATE TABLE alerts (
     sequence INTEGER NOT NULL,
     resolved INTEGER NOT NULL,
     body BLOB NOT NULL,
-    changed_ms INTEGER NOT NULL
+    changed_ms INTEGER NOT NULL,
+    severity TEXT NOT NULL DEFAULT '',
+    suppressed TEXT,
+    level INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE INDEX alerts_of_a_key ON alerts (rule, version, key, resolves_at_ms);
 CREATE TABLE aliases (

@@ -14,13 +14,11 @@ Per (alert, action, recipient) deliveries are attempted one at a time, in the or
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Sequence
 
-from actions.base import Delivery, delivery_id
-from actions.delivery import identity
-from actions.delivery.identity import News
+from actions.base import delivery_id
+from actions.delivery import identity, metrics, noise
+from actions.delivery.records import Compose, Composed, DeliveryName, Leased, Mark, Places, Row, as_leased, rows_of
 from actions.delivery.store import Store
 from actions.delivery.topic import DEAD_LETTERS
 from detection.transitions import Transition
@@ -28,46 +26,7 @@ from detection.transitions import Transition
 BEHIND = 2**62
 STEPPED_MS = 10_000
 KEEP_MS = 30 * 86_400_000
-
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Composed:
-    """What is to be told of one transition: the alert JSON, and who gets it as (action, recipient)."""
-
-    body: bytes
-    to: tuple[tuple[str, str], ...]
-
-
-Compose = Callable[[News], Composed | None]
-
-
-@dataclass(frozen=True)
-class Leased:
-    """A delivery that this process may attempt now. `failures` counts those before; `row` is all that is stored."""
-
-    delivery: Delivery
-    failures: int
-    first_attempt_ms: int
-    row: Row
-
-
-@dataclass(frozen=True)
-class Mark:
-    """How an attempt ended.
-
-    `delivered`, `dead` (with its `dead_letter`, the JSON for the topic, None for the job's own), or `waits` for
-    `delay_ms`; `asked` when the target named that time itself. `answer` is what it said.
-    """
-
-    leased: Leased
-    state: Literal["delivered", "dead", "waits"]
-    answer: str
-    reason: str | None = None
-    delay_ms: int = 0
-    asked: bool = False
-    dead_letter: bytes | None = None
+KEEP_ATTEMPTS = 50
 
 
 class Outbox:
@@ -88,62 +47,87 @@ class Outbox:
                 news = list(identity.record(db, transition, now_ms))
                 replays += not news
                 for one in news:
-                    composed = compose(one)
-                    if composed is None:
-                        continue
-                    t = one.transition
-                    identity.remember(db, t.alert_id, composed.body)
-                    for action, recipient in composed.to:
-                        self._insert(db, t.alert_id, t.sequence, action, recipient, composed.body, now_ms)
+                    if (composed := compose(one)) is not None:
+                        self._put(db, one.transition, composed, now_ms)
         return replays
+
+    def _put(self, db: sqlite3.Connection, t: Transition, composed: Composed, now_ms: int) -> None:
+        identity.remember(db, t.alert_id, composed.body)
+        cooled = noise.cooled(db, t, composed.severity, composed.cooldown)
+        for to in composed.to:
+            reason = cooled if to.people else None
+            if reason is None and to.flood is not None:
+                flooded = noise.flooded(db, t.alert_id, t.rule, composed.severity, to.action, to.flood, now_ms)
+                reason = noise.FLOOD if flooded else None
+            for recipient in to.recipients:
+                name = DeliveryName(t.alert_id, t.sequence, to.action, recipient)
+                self._insert(db, name, composed.body, now_ms, t.rule, composed.severity, reason)
+
+    def sum_up(self, recipients: Callable[[str], Sequence[str]], now_ms: int) -> int:
+        """Store the deliveries of the summaries that are due, to the recipients of an action; how many summaries."""
+        made = 0
+        with self.store.reading() as db:
+            if not noise.any_over(db, now_ms):
+                return 0
+            with self.store.writing():
+                for made, (action, summary) in enumerate(noise.summaries(db, now_ms), 1):  # noqa: B007
+                    for recipient in recipients(action):
+                        name = DeliveryName(summary.id, 1, action, recipient)
+                        self._insert(db, name, summary.to_json(), now_ms, severity=summary.severity)
+        return made
 
     def _insert(
         self,
         db: sqlite3.Connection,
-        alert_id: str,
-        sequence: int,
-        action: str,
-        recipient: str,
+        name: DeliveryName,
         body: bytes,
         now_ms: int,
+        rule: str = "",
+        severity: str = "critical",
+        suppressed: str | None = None,
     ) -> None:
+        """`suppressed` is the reason for not telling it at all."""
         db.execute(
-            "INSERT OR IGNORE INTO deliveries"
-            " (id, alert_id, sequence, action, recipient, body, made_at_ms, state, due_ms, scheduled_ms, owner)"
-            " SELECT :id, :alert_id, :sequence, :action, :recipient, :body, :now, 'pending',"
+            "INSERT OR IGNORE INTO deliveries (id, alert_id, sequence, action, recipient, body, made_at_ms, state,"
+            " reason, ended_ms, due_ms, scheduled_ms, owner, rule, urgent)"
+            " SELECT :id, :alert_id, :sequence, :action, :recipient, :body, :now, :state, :reason, :ended,"
             "  CASE WHEN EXISTS (SELECT 1 FROM deliveries WHERE state = 'pending' AND alert_id = :alert_id"
             "   AND action = :action AND recipient = :recipient AND sequence < :sequence)"
-            "  THEN :behind ELSE :now END, :now, :owner",
+            "  THEN :behind ELSE :now END, :now, :owner, :rule, :urgent",
             {
-                "id": delivery_id(alert_id, sequence, action, recipient),
-                "alert_id": alert_id,
-                "sequence": sequence,
-                "action": action,
-                "recipient": recipient,
+                "id": delivery_id(*name),
+                **name._asdict(),
                 "body": body,
+                "state": "pending" if suppressed is None else "suppressed",
+                "reason": suppressed,
+                "ended": None if suppressed is None else now_ms,
                 "now": now_ms,
                 "behind": BEHIND,
                 "owner": self._owner,
+                "rule": rule,
+                "urgent": severity == "critical",
             },
         )
+        if suppressed is not None:
+            metrics.SUPPRESSED.labels(name.action, suppressed.partition(" ")[0]).inc()
 
-    def exchange(self, marks: Sequence[Mark], free: Mapping[str, int], now_ms: int) -> tuple[list[Leased], int | None]:
-        """Write the outcomes and lease what is due, at most `free[action]` of each action, in one transaction.
+    def exchange(self, marks: Sequence[Mark], places: Sequence[Places], now_ms: int) -> tuple[list[Leased], int | None]:
+        """Write the outcomes and lease what is due, as much as there are free places, in one transaction.
 
         Returns the leases, oldest first, and when the next row will be due of the actions that have a free place
         (None: none waits).
         Nothing is written where there is nothing to do.
         """
         leases: list[Leased] = []
+        open_ = [one for one in places if one.free > 0]
         with self.store.reading() as db:
-            if marks or any(self._due(db, action, 1, now_ms) for action, places in free.items() if places > 0):
+            if marks or any(self._due(db, one, 1, now_ms) for one in open_):
                 with self.store.writing():
                     for mark in sorted(marks, key=lambda mark: mark.state == "delivered"):
                         self._apply(db, mark, now_ms)
-                    for action, places in free.items():
-                        if places > 0:
-                            leases += [self._lease(db, row, now_ms) for row in self._due(db, action, places, now_ms)]
-            return leases, self._next_due(db, [action for action, places in free.items() if places > 0])
+                    for one in open_:
+                        leases += [self._lease(db, row, now_ms) for row in self._due(db, one, one.free, now_ms)]
+            return leases, self._next_due(db, open_)
 
     def adopt(self, is_dead: Callable[[str], bool], now_ms: int) -> None:
         """Take over what owners left that are dead; what they had in hand is due now."""
@@ -153,6 +137,11 @@ class Outbox:
             if not dead:
                 return
             with self.store.writing():
+                db.executemany(
+                    "INSERT OR IGNORE INTO attempts SELECT id, attempts, ?, 0, 'cut short', 'its process died'"
+                    " FROM deliveries WHERE state = 'pending' AND leased AND owner = ?",
+                    [(now_ms, name) for name in dead],
+                )
                 db.executemany(
                     "UPDATE deliveries SET due_ms = CASE WHEN leased THEN ? ELSE due_ms END, leased = 0, owner = ?"
                     " WHERE state = 'pending' AND owner = ?",
@@ -180,29 +169,35 @@ class Outbox:
         with self.store.reading() as db:
             return int(db.execute("SELECT COUNT(*) FROM deliveries WHERE state = 'pending'").fetchone()[0])
 
-    def purge(self, now_ms: int) -> None:
-        """Forget what ended long ago: deliveries, and alerts that are over with their aliases."""
-        before = (now_ms - KEEP_MS,)
+    def purge(self, retention_ms: int, now_ms: int) -> None:
+        """Forget what ended longer ago than that: deliveries, and alerts that are over with their aliases.
+
+        Alerts are kept for KEEP_MS at least: they are how a replay is known to be one.
+        """
+        before = (now_ms - retention_ms,)
         with self.store.writing() as db:
+            db.execute("DELETE FROM attempts WHERE delivery IN (SELECT id FROM deliveries WHERE ended_ms < ?)", before)
             db.execute("DELETE FROM deliveries WHERE ended_ms < ?", before)
-            db.execute("DELETE FROM alerts WHERE resolved AND changed_ms < ?", before)
+            alerts_before = (now_ms - max(retention_ms, KEEP_MS),)
+            db.execute("DELETE FROM alerts WHERE resolved AND changed_ms < ?", alerts_before)
             db.execute("DELETE FROM aliases WHERE alert_id NOT IN (SELECT id FROM alerts)")
 
-    def _due(self, db: sqlite3.Connection, action: str, places: int, now_ms: int) -> list[Row]:
-        rows = self._free(db, action, "due_ms <= ? ORDER BY due_ms, number LIMIT ?", (now_ms, places))
-        if len(rows) < places:
+    def _due(self, db: sqlite3.Connection, places: Places, limit: int, now_ms: int) -> list[Row]:
+        rows = self._free(db, places, "due_ms <= ? ORDER BY due_ms, number LIMIT ?", (now_ms, limit))
+        if len(rows) < limit:
             # Scheduled in the future: the clock stepped back, and what it was to wait for may be an hour away.
-            stepped = (now_ms + STEPPED_MS, places - len(rows))
-            rows += self._free(db, action, f"scheduled_ms > ? AND due_ms < {BEHIND} LIMIT ?", stepped)
+            stepped = (now_ms + STEPPED_MS, limit - len(rows))
+            rows += self._free(db, places, f"scheduled_ms > ? AND due_ms < {BEHIND} LIMIT ?", stepped)
         return list({row["id"]: row for row in rows}.values())
 
-    def _free(self, db: sqlite3.Connection, action: str, condition: str, values: Sequence[int]) -> list[Row]:
+    def _free(self, db: sqlite3.Connection, places: Places, condition: str, values: Sequence[int]) -> list[Row]:
         return rows_of(
             db,
             "SELECT * FROM deliveries AS d WHERE state = 'pending' AND owner = ? AND action = ? AND NOT leased"
+            " AND (urgent OR NOT ?)"
             " AND NOT EXISTS (SELECT 1 FROM deliveries WHERE state = 'pending' AND alert_id = d.alert_id"
             f"  AND action = d.action AND recipient = d.recipient AND sequence < d.sequence) AND {condition}",
-            (self._owner, action, *values),
+            (self._owner, places.action, places.quiet, *values),
         )
 
     def _lease(self, db: sqlite3.Connection, row: Row, now_ms: int) -> Leased:
@@ -216,21 +211,22 @@ class Outbox:
             " WHERE number = :number",
             row,
         )
-        return as_leased(row)
+        return as_leased(row, now_ms)
 
-    def _next_due(self, db: sqlite3.Connection, actions: Iterable[str]) -> int | None:
+    def _next_due(self, db: sqlite3.Connection, places: Iterable[Places]) -> int | None:
         dues = [
             db.execute(
                 "SELECT due_ms FROM deliveries WHERE state = 'pending' AND owner = ? AND action = ? AND NOT leased"
-                " ORDER BY due_ms LIMIT 1",
-                (self._owner, action),
+                " AND (urgent OR NOT ?) ORDER BY due_ms LIMIT 1",
+                (self._owner, one.action, one.quiet),
             ).fetchone()
-            for action in actions
+            for one in places
         ]
         return min((row[0] for row in dues if row is not None), default=None)
 
     def _apply(self, db: sqlite3.Connection, mark: Mark, now_ms: int) -> None:
         delivery = mark.leased.delivery
+        self._write_down(db, mark, now_ms)
         if mark.state == "waits":
             db.execute(
                 "UPDATE deliveries SET leased = 0, due_ms = ?, scheduled_ms = ?, failures = failures + 1,"
@@ -255,8 +251,26 @@ class Outbox:
         if mark.state == "delivered":
             self._release(db, delivery.action, now_ms)
         elif mark.dead_letter is not None:
-            # The recipient of a dead letter is the delivery it was, so that each has its own.
-            self._insert(db, delivery.alert_id, delivery.sequence, DEAD_LETTERS, delivery.id, mark.dead_letter, now_ms)
+            # The recipient of a dead letter is the delivery it was, and at which attempt: each has its own, and
+            # a delivery that is redriven may have another one.
+            of = f"{delivery.id}/{delivery.attempt}"
+            name = DeliveryName(delivery.alert_id, delivery.sequence, DEAD_LETTERS, of)
+            self._insert(db, name, mark.dead_letter, now_ms)
+
+    def _write_down(self, db: sqlite3.Connection, mark: Mark, now_ms: int) -> None:
+        """The attempt, for the audit. Of one that is repeated for ever the last ones are kept."""
+        delivery, began_ms = mark.leased.delivery, mark.leased.began_ms
+        if began_ms is None:
+            return
+        outcome = {"delivered": "delivered", "waits": "retry"}.get(mark.state, mark.reason)
+        took_ms = max(0, now_ms - began_ms)
+        db.execute(
+            "INSERT OR REPLACE INTO attempts VALUES (?, ?, ?, ?, ?, ?)",
+            (delivery.id, delivery.attempt, began_ms, took_ms, outcome, mark.answer),
+        )
+        if delivery.attempt > KEEP_ATTEMPTS:
+            too_old = (delivery.id, delivery.attempt - KEEP_ATTEMPTS)
+            db.execute("DELETE FROM attempts WHERE delivery = ? AND attempt <= ?", too_old)
 
     def _release(self, db: sqlite3.Connection, action: str, now_ms: int) -> None:
         """A target works: what waits for it is due at once.
@@ -287,25 +301,3 @@ def line_up(db: sqlite3.Connection, now_ms: int) -> None:
         f"UPDATE deliveries AS d SET due_ms = ? WHERE state = 'pending' AND due_ms = {BEHIND} AND NOT {earlier}",
         (now_ms,),
     )
-
-
-def as_leased(row: Row) -> Leased:
-    """The delivery that a stored row stands for."""
-    delivery = Delivery(
-        id=row["id"],
-        alert_id=row["alert_id"],
-        sequence=row["sequence"],
-        action=row["action"],
-        recipient=row["recipient"],
-        body=row["body"],
-        made_at_ms=row["made_at_ms"],
-        attempt=row["attempts"],
-    )
-    return Leased(delivery, row["failures"], row["first_attempt_ms"] or 0, row)
-
-
-def rows_of(db: sqlite3.Connection, sql: str, values: Sequence[object] = ()) -> list[Row]:
-    """The rows of a query, each as a dict of its columns."""
-    cursor = db.execute(sql, values)
-    names = [column[0] for column in cursor.description]
-    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -19,11 +20,11 @@ import structlog
 
 from actions.base import Action, Delivered, Outcome, Refused, Retry
 from actions.delivery import metrics
-from actions.delivery.outbox import Leased, Mark
+from actions.delivery.records import Leased, Mark, Places
 from actions.delivery.spare import SafeOutbox
 from actions.text import cut, escaped, redacted
 from detection.times import iso
-from settings.actions import ActionSettings
+from settings.actions import ActionSettings, NotifySettings
 
 _log = structlog.get_logger()
 
@@ -48,11 +49,13 @@ class Sender:
         outbox: SafeOutbox,
         actions: Mapping[str, Action[ActionSettings]],
         now_ms: Callable[[], int],
+        retention_ms: int,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._outbox = outbox
         self._actions = actions
         self._now_ms = now_ms
+        self._retention_ms = retention_ms
         self._jitter = jitter
         self._disabled: set[str] = set()
         self._attempts: dict[asyncio.Task[None], Leased] = {}
@@ -111,11 +114,8 @@ class Sender:
 
     async def _round(self) -> None:
         self._awake.clear()
-        free = {name: action.concurrency for name, action in self._actions.items()}
-        for leased in self._attempts.values():
-            free[leased.delivery.action] -= 1
         marks = tuple(self._marks)
-        leases, next_due_ms = await self._on_disk(self._outbox.exchange, marks, free)
+        leases, next_due_ms = await self._on_disk(self._outbox.exchange, marks, self._places())
         del self._marks[: len(marks)]
         for leased in leases:
             task = asyncio.create_task(self._attempt(leased))
@@ -128,6 +128,14 @@ class Sender:
                     await self._awake.wait()
             except TimeoutError:
                 pass
+
+    def _places(self) -> tuple[Places, ...]:
+        busy = Counter(leased.delivery.action for leased in self._attempts.values())
+        now_ms = self._now_ms()
+        return tuple(
+            Places(name, action.concurrency - busy[name], _is_quiet(action.settings, now_ms))
+            for name, action in self._actions.items()
+        )
 
     async def _attempt(self, leased: Leased) -> None:
         delivery = leased.delivery
@@ -226,12 +234,17 @@ class Sender:
             try:
                 await self._on_disk(self._outbox.adopt)
                 await self._end_strangers()
+                if await self._on_disk(self._outbox.sum_up, self._recipients):
+                    self._awake.set()
                 if loop.time() >= purge_at:
                     purge_at = loop.time() + PURGE_S
-                    await self._on_disk(self._outbox.purge)
+                    await self._on_disk(self._outbox.purge, self._retention_ms)
             except Exception as error:  # noqa: BLE001 - as in _clerk
                 _log.error("The sender stumbled and goes on", error=repr(error))
             await asyncio.sleep(ADOPT_S)
+
+    def _recipients(self, action: str) -> tuple[str, ...]:
+        return self._actions[action].recipients() if action in self._actions else ()
 
     async def _end_strangers(self) -> None:
         for leased in await self._on_disk(self._outbox.strangers, tuple(self._actions)):
@@ -250,7 +263,7 @@ class Sender:
             cut_short = [leased for task, leased in left.items() if not task.done() or task.cancelled()]
             self._marks += [Mark(leased, "waits", "cut short by the end of the job") for leased in cut_short]
         try:
-            await self._on_disk(self._outbox.exchange, tuple(self._marks), {})
+            await self._on_disk(self._outbox.exchange, tuple(self._marks), ())
             async with asyncio.timeout(2):
                 await asyncio.gather(*(action.close() for action in self._actions.values()), return_exceptions=True)
         except Exception as error:  # noqa: BLE001 - as in _clerk
@@ -258,3 +271,8 @@ class Sender:
 
     async def _on_disk(self, work: Callable[..., T], *args: Any) -> T:
         return await self._loop.run_in_executor(self._disk, work, *args)
+
+
+def _is_quiet(settings: ActionSettings, now_ms: int) -> bool:
+    quiet = settings.quiet_hours if isinstance(settings, NotifySettings) else None
+    return quiet is not None and quiet.include(now_ms)

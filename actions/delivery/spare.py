@@ -11,7 +11,7 @@ stays in the spare too, for it is the memory of what was told, and counts as muc
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import RLock
@@ -21,8 +21,9 @@ import structlog
 
 from actions.delivery import metrics
 from actions.delivery.identity import key_text
-from actions.delivery.outbox import Compose, Leased, Mark, Outbox, Row, line_up, rows_of
+from actions.delivery.outbox import Outbox, line_up
 from actions.delivery.owner import Owner
+from actions.delivery.records import Compose, Leased, Mark, Places, Row, rows_of
 from actions.delivery.store import OutboxError, Store
 from detection.transitions import Transition
 
@@ -78,24 +79,29 @@ class SafeOutbox:
             lambda spare: self._copy_alerts(spare, transitions),
         )
 
-    def exchange(self, marks: Sequence[Mark], free: Mapping[str, int]) -> tuple[list[Leased], int | None]:
+    def exchange(self, marks: Sequence[Mark], places: Sequence[Places]) -> tuple[list[Leased], int | None]:
         """Outbox.exchange."""
         now_ms = self._now_ms()
         return self._do(
-            lambda file: file.exchange(marks, free, now_ms),
-            lambda spare: spare.exchange(marks, free, now_ms),
+            lambda file: file.exchange(marks, places, now_ms),
+            lambda spare: spare.exchange(marks, places, now_ms),
             lambda spare: _add(spare, (mark.leased for mark in marks)),
         )
+
+    def sum_up(self, recipients: Callable[[str], Sequence[str]]) -> int:
+        """Outbox.sum_up."""
+        now_ms = self._now_ms()
+        return self._do(lambda file: file.sum_up(recipients, now_ms), lambda spare: spare.sum_up(recipients, now_ms))
 
     def adopt(self) -> None:
         """Outbox.adopt. While the disk is in trouble others' rows stay theirs."""
         now_ms = self._now_ms()
         self._do(lambda file: file.adopt(self._owner.is_dead, now_ms), lambda _: None)
 
-    def purge(self) -> None:
+    def purge(self, retention_ms: int) -> None:
         """Outbox.purge."""
         now_ms = self._now_ms()
-        self._do(lambda file: file.purge(now_ms), lambda _: None)
+        self._do(lambda file: file.purge(retention_ms, now_ms), lambda _: None)
 
     def strangers(self, known: Iterable[str]) -> list[Leased]:
         """Outbox.strangers."""
@@ -178,6 +184,12 @@ class SafeOutbox:
                 for row in rows_of(memory, "SELECT * FROM targets"):
                     success = "ON CONFLICT (action) DO UPDATE SET last_success_ms = excluded.last_success_ms"
                     _insert(file, "targets", row, success)
+                for row in rows_of(memory, "SELECT * FROM attempts"):
+                    _insert(file, "attempts", row, "ON CONFLICT DO NOTHING")
+                # Before the deliveries: those with greater numbers are what it sums up.
+                last = file.execute("SELECT COALESCE(MAX(number), 0) FROM deliveries").fetchone()[0]
+                for row in rows_of(memory, "SELECT * FROM floods"):
+                    _insert(file, "floods", row | {"after": last}, "ON CONFLICT DO NOTHING")
                 for row in rows_of(memory, "SELECT * FROM alerts ORDER BY number"):
                     _insert(file, "alerts", _bare(row), _update("id", row, "excluded.sequence >= alerts.sequence"))
                 own = "SELECT * FROM deliveries WHERE owner = ? ORDER BY number"

@@ -15,7 +15,7 @@ from threading import RLock
 
 from actions.delivery.identity import SCHEMA as ALERTS_SCHEMA
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 # `due_ms`: when the next attempt may start; BEHIND while an earlier transition of the same alert is still on its way
 # to the same recipient. `leased`: an attempt is being made, or its process died meanwhile.
@@ -24,7 +24,12 @@ SCHEMA_VERSION = 1
 # `failures`: failed attempts since the target was last seen to work again; they choose the next delay.
 # `failing_since_ms`: the first of these failures; 0 if none, or if the target named its own time.
 # `releases`: how often the row was made due at once because the target worked again.
-DELIVERIES_SCHEMA = """
+# `rule`: whose alert it is; '' for what belongs to no single alert, or to the job itself.
+# `urgent`: quiet hours do not hold it back.
+# An attempt's row is written with its outcome.
+# A flood is open from the first alert that is not told one by one until `ends_ms`, when the suppressed deliveries
+# with a greater number than `after` are summed up.
+_DELIVERIES_SCHEMA = """
 CREATE TABLE deliveries (
     number INTEGER PRIMARY KEY,
     id TEXT NOT NULL UNIQUE,
@@ -46,7 +51,9 @@ CREATE TABLE deliveries (
     releases INTEGER NOT NULL DEFAULT 0,
     first_attempt_ms INTEGER,
     last_answer TEXT,
-    ended_ms INTEGER
+    ended_ms INTEGER,
+    rule TEXT NOT NULL DEFAULT '',
+    urgent INTEGER NOT NULL DEFAULT 1
 ) STRICT;
 CREATE INDEX deliveries_due ON deliveries (owner, action, due_ms, number) WHERE state = 'pending';
 CREATE INDEX deliveries_scheduled ON deliveries (owner, action, scheduled_ms) WHERE state = 'pending';
@@ -58,6 +65,42 @@ CREATE TABLE targets (
     last_success_ms INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 """
+
+_NOISE_AND_AUDIT_SCHEMA = """
+CREATE INDEX deliveries_of_a_rule ON deliveries (action, rule, made_at_ms) WHERE state != 'suppressed';
+CREATE TABLE attempts (
+    delivery TEXT NOT NULL,
+    attempt INTEGER NOT NULL,
+    at_ms INTEGER NOT NULL,
+    took_ms INTEGER NOT NULL,
+    outcome TEXT NOT NULL,
+    answer TEXT NOT NULL,
+    PRIMARY KEY (delivery, attempt)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE floods (
+    action TEXT NOT NULL,
+    rule TEXT NOT NULL,
+    severity TEXT NOT NULL,
+    more_than INTEGER NOT NULL,
+    began_ms INTEGER NOT NULL,
+    ends_ms INTEGER NOT NULL,
+    after INTEGER NOT NULL,
+    PRIMARY KEY (action, rule)
+) STRICT, WITHOUT ROWID;
+"""
+
+# From a file of that format to the next one.
+_UPGRADES = {
+    1: """
+ALTER TABLE alerts ADD COLUMN severity TEXT NOT NULL DEFAULT '';
+ALTER TABLE alerts ADD COLUMN suppressed TEXT;
+ALTER TABLE alerts ADD COLUMN level INTEGER NOT NULL DEFAULT 0;
+UPDATE alerts SET severity = 'warning';
+ALTER TABLE deliveries ADD COLUMN rule TEXT NOT NULL DEFAULT '';
+ALTER TABLE deliveries ADD COLUMN urgent INTEGER NOT NULL DEFAULT 1;
+"""
+    + _NOISE_AND_AUDIT_SCHEMA,
+}
 
 
 class OutboxError(RuntimeError):
@@ -105,10 +148,12 @@ class Store:
                 f"the outbox {self.path} was written by a newer version of tua (format {version}, this one knows "
                 f"{SCHEMA_VERSION}): update tua, or move the file away and lose what waits in it"
             )
-        if version < SCHEMA_VERSION:
-            for statement in (ALERTS_SCHEMA + DELIVERIES_SCHEMA).split(";"):
-                db.execute(statement)
-            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        if version == 0:
+            _run(db, ALERTS_SCHEMA + _DELIVERIES_SCHEMA + _NOISE_AND_AUDIT_SCHEMA)
+        else:
+            for older in range(version, SCHEMA_VERSION):
+                _run(db, _UPGRADES[older])
+        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         db.execute("COMMIT")
 
     def _use_wal(self, db: sqlite3.Connection) -> None:
@@ -152,3 +197,9 @@ class Store:
         """Close the connection; what was committed stays."""
         with self._lock:
             self.db.close()
+
+
+def _run(db: sqlite3.Connection, script: str) -> None:
+    # Not executescript, which would commit first.
+    for statement in script.split(";"):
+        db.execute(statement)

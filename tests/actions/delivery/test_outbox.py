@@ -5,19 +5,23 @@ from __future__ import annotations
 import sqlite3
 import stat
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from actions.delivery.identity import News
-from actions.delivery.outbox import DEAD_LETTERS, KEEP_MS, STEPPED_MS, Composed, Leased, Mark, Outbox
+from actions.delivery.outbox import KEEP_ATTEMPTS, KEEP_MS, STEPPED_MS, Outbox
+from actions.delivery.records import Address, Compose, Composed, Leased, Mark, Places
 from actions.delivery.store import OutboxError, Store
+from actions.delivery.topic import DEAD_LETTERS
 from detection.transitions import Transition
 from tests.support import delivering
 
 NOW = 1_000_000_000
 HOUR = 3_600_000
+FIRST_FORMAT = Path(__file__).with_name("outbox-format-1.sql")
 
 
 @pytest.fixture
@@ -44,18 +48,20 @@ def alert(name: str, sequence: int = 1) -> Transition:
     return opening if sequence == 1 else delivering.resolved(opening)
 
 
-def to(*pairs: tuple[str, str]) -> Any:
-    def compose(news: News) -> Composed:
-        return Composed(news.transition.alert_id.encode(), pairs)
-
-    return compose
+def to(*pairs: tuple[str, str]) -> Compose:
+    addresses = tuple(Address(action, (recipient,)) for action, recipient in pairs)
+    return lambda news: Composed(news.transition.alert_id.encode(), "warning", None, addresses)
 
 
 WEB = to(("web", "w"))
 
 
+def places(**free: int) -> tuple[Places, ...]:
+    return tuple(Places(action, number) for action, number in free.items())
+
+
 def take(outbox: Outbox, now_ms: int = NOW, marks: tuple[Mark, ...] = (), **free: int) -> list[Leased]:
-    return outbox.exchange(marks, free or {"web": 8}, now_ms)[0]
+    return outbox.exchange(marks, places(**free or {"web": 8}), now_ms)[0]
 
 
 def ids(leases: list[Leased]) -> list[tuple[str, int]]:
@@ -68,6 +74,21 @@ def waits(leased: Leased, delay_ms: int, **more: Any) -> Mark:
 
 def delivered(leased: Leased) -> Mark:
     return Mark(leased, "delivered", "yes")
+
+
+def attempts(outbox: Outbox) -> list[tuple[Any, ...]]:
+    with outbox.store.reading() as db:
+        found = db.execute("SELECT attempt, at_ms, took_ms, outcome, answer FROM attempts ORDER BY attempt")
+        return found.fetchall()
+
+
+def schema(db: sqlite3.Connection) -> dict[str, object]:
+    """Every table's columns, and the text of every index."""
+    named = db.execute("SELECT name, type, sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
+    return {
+        name: sql if type_ == "index" else db.execute(f"PRAGMA table_xinfo({name})").fetchall()
+        for name, type_, sql in named
+    }
 
 
 def row(outbox: Outbox, number: int = 1) -> dict[str, Any]:
@@ -244,13 +265,13 @@ def test_a_dead_letter_is_a_delivery_made_in_the_same_transaction(outbox: Outbox
     outbox.put([alert("a")], WEB, NOW)
     (leased,) = take(outbox)
     mark = Mark(leased, "dead", "404", "refused", dead_letter=b"{}")
-    assert outbox.exchange([mark, mark], {"web": 8}, NOW + 1)[0] == []
+    assert outbox.exchange([mark, mark], places(web=8), NOW + 1)[0] == []
     assert row(outbox).items() >= {"state": "dead", "reason": "refused", "last_answer": "404"}.items()
-    (letter,) = outbox.exchange([], {DEAD_LETTERS: 8}, NOW + 2)[0]
+    (letter,) = outbox.exchange([], [Places(DEAD_LETTERS, 8)], NOW + 2)[0]
     assert (letter.delivery.body, letter.delivery.alert_id, letter.delivery.recipient) == (
         b"{}",
         "a",
-        leased.delivery.id,
+        f"{leased.delivery.id}/1",
     )
 
 
@@ -260,23 +281,23 @@ def test_deliveries_of_unknown_actions_are_found(outbox: Outbox) -> None:
 
 
 def test_the_next_due_time_is_that_of_what_may_be_taken(outbox: Outbox) -> None:
-    assert outbox.exchange([], {"web": 8}, NOW)[1] is None
+    assert outbox.exchange([], places(web=8), NOW)[1] is None
     outbox.put([alert("a")], WEB, NOW)
-    leases, due = outbox.exchange([], {"web": 8}, NOW)
+    leases, due = outbox.exchange([], places(web=8), NOW)
     assert due is None
     outbox.put([alert("b")], WEB, NOW)
-    assert outbox.exchange([], {"web": 0}, NOW)[1] is None, "no place is free, so nothing can begin"
+    assert outbox.exchange([], places(web=0), NOW)[1] is None, "no place is free, so nothing can begin"
     leases += take(outbox)
-    assert outbox.exchange([waits(leases[0], 700)], {"web": 7}, NOW)[1] == NOW + 700
+    assert outbox.exchange([waits(leases[0], 700)], places(web=7), NOW)[1] == NOW + 700
 
 
 def test_the_past_is_forgotten_after_a_month_but_nothing_that_goes_on(outbox: Outbox) -> None:
     outbox.put([alert("over"), alert("over", 2), alert("open"), alert("stuck")], WEB, NOW)
     while leases := [leased for leased in take(outbox) if leased.delivery.alert_id != "stuck"]:
         take(outbox, NOW, tuple(delivered(leased) for leased in leases), web=0)
-    outbox.purge(NOW + KEEP_MS)
+    outbox.purge(KEEP_MS, NOW + KEEP_MS)
     assert len(delivering.rows(outbox.store.path.parent)) == 4  # type: ignore[union-attr]
-    outbox.purge(NOW + KEEP_MS + 1)
+    outbox.purge(KEEP_MS, NOW + KEEP_MS + 1)
     assert [one["alert_id"] for one in delivering.rows(outbox.store.path.parent)] == ["stuck"]  # type: ignore[union-attr]
     assert outbox.put([alert("open"), alert("over")], WEB, NOW) == 1
 
@@ -287,12 +308,57 @@ def test_the_file_is_for_its_owner_alone(outbox: Outbox, path: Path) -> None:
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
+def test_every_attempt_is_written_down_with_its_time_and_answer(outbox: Outbox) -> None:
+    outbox.put([alert("a")], WEB, NOW)
+    (first,) = take(outbox, NOW + 10)
+    take(outbox, NOW + 250, (waits(first, 1_000),), web=0)
+    (second,) = take(outbox, NOW + 1_250)
+    take(outbox, NOW + 1_300, (delivered(second),), web=0)
+    assert attempts(outbox) == [(1, NOW + 10, 240, "retry", "no"), (2, NOW + 1_250, 50, "delivered", "yes")]
+
+
+def test_an_attempt_that_its_process_did_not_survive_is_written_down_too(outbox: Outbox, other: Outbox) -> None:
+    outbox.put([alert("a")], WEB, NOW)
+    take(outbox, NOW)
+    other.adopt(lambda name: name == "first", NOW + 500)
+    assert attempts(outbox) == [(1, NOW + 500, 0, "cut short", "its process died")]
+
+
+def test_of_attempts_without_end_the_last_ones_are_kept(outbox: Outbox) -> None:
+    outbox.put([alert("a")], WEB, NOW)
+    for n in range(KEEP_ATTEMPTS + 5):
+        (leased,) = take(outbox, NOW + n * HOUR)
+        take(outbox, NOW + n * HOUR, (waits(leased, HOUR),), web=0)
+    kept = [number for number, *_ in attempts(outbox)]
+    assert kept == list(range(6, KEEP_ATTEMPTS + 6))
+
+
+def test_while_it_is_quiet_only_what_is_urgent_goes_out(outbox: Outbox) -> None:
+    outbox.put([alert("a")], WEB, NOW)
+    outbox.put([alert("b")], lambda news: replace(WEB(news), severity="critical"), NOW)  # type: ignore[type-var]
+    leases, due = outbox.exchange([], [Places("web", 8, quiet=True)], NOW)
+    assert ids(leases) == [("b", 1)]
+    assert due is None, "or the sender would not rest until the morning"
+    assert ids(take(outbox, NOW + HOUR)) == [("a", 1)]
+
+
+def test_a_file_of_the_first_format_is_brought_up_to_date_with_all_that_waits_in_it(path: Path) -> None:
+    path.parent.mkdir()
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript(FIRST_FORMAT.read_text(encoding="utf-8"))
+    with closing(Store(path).db) as db:
+        upgraded = schema(db)
+        assert Outbox(Store(path), "second").pending() == 1
+    with closing(Store(None).db) as db:
+        assert upgraded == schema(db)
+
+
 def test_a_file_of_a_newer_version_is_refused_with_what_to_do(path: Path) -> None:
     Store(path).close()
     db = sqlite3.connect(path)
     db.execute("PRAGMA user_version = 7")
     db.close()
-    with pytest.raises(OutboxError, match=r"newer version of tua \(format 7, this one knows 1\): update tua"):
+    with pytest.raises(OutboxError, match=r"newer version of tua \(format 7, this one knows 2\): update tua"):
         Store(path)
 
 

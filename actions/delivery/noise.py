@@ -1,0 +1,182 @@
+"""What people are spared: alerts of a key that keeps coming back (cooldown), and one message for each of many (flood).
+
+Nothing is lost by it: what is spared is in the outbox as `suppressed`, with the reason, and every transition goes to
+the alerts topic. What is decided is decided once, in the transaction that stores the deliveries, so a replay finds it
+decided.
+
+Cooldown, per rule and key, in event time: an alert that opens less than the cooldown after the end of the last one
+that was told is suppressed, with all its transitions. When the cooldown is over the next one is told, and if
+something was suppressed meanwhile, the cooldown after it is twice as long, up to the cap. Only what was told starts
+a cooldown: a key that never rests is told again and again, ever more seldom. A higher severity passes.
+
+Flood, per rule and action, in wall-clock time: beyond so many alerts within so long, further ones are suppressed,
+with all their transitions, and summed up at the end of the interval; a flood that goes on at that rate is summed up
+once for each interval.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from actions.alert import Alert, KeyCount, Summary
+from actions.delivery.identity import key_text
+from detection.times import iso
+from detection.transitions import Transition
+
+FLOOD = "flood"
+TOP = 10
+_SEVERITIES = ("info", "warning", "critical")
+
+
+@dataclass(frozen=True)
+class Cooldown:
+    """The first cooldown and the longest, in milliseconds."""
+
+    first_ms: int
+    cap_ms: int
+
+    def after(self, level: int) -> int:
+        """How long it is after `level` doublings, in milliseconds."""
+        return min(self.first_ms << min(level, 40), self.cap_ms)
+
+
+@dataclass(frozen=True)
+class Flood:
+    """More than so many alerts of one rule within so many milliseconds."""
+
+    more_than: int
+    within_ms: int
+
+
+def cooled(db: sqlite3.Connection, t: Transition, severity: str, cooldown: Cooldown | None) -> str | None:
+    """Why nobody is told of a transition, or None. The alert must be recorded already."""
+    known, suppressed = db.execute("SELECT severity, suppressed FROM alerts WHERE id = ?", (t.alert_id,)).fetchone()
+    if known == "":
+        suppressed, level = _decided(db, t, severity, cooldown)
+        _keep(db, t.alert_id, severity, suppressed, level)
+    elif suppressed is not None and _rank(severity) > _rank(known):
+        suppressed = None
+        db.execute("UPDATE alerts SET severity = ?, suppressed = NULL WHERE id = ?", (severity, t.alert_id))
+    if t.merged_into is not None and suppressed is None:
+        # The alert that goes on must not be silent where this one was told.
+        db.execute("UPDATE alerts SET suppressed = NULL WHERE id = ?", (t.merged_into,))
+    return None if suppressed is None else str(suppressed)
+
+
+def _decided(db: sqlite3.Connection, t: Transition, severity: str, cooldown: Cooldown | None) -> tuple[str | None, int]:
+    if cooldown is None:
+        return None, 0
+    of_key = "rule = ? AND version = ? AND key = ? AND id != ? AND severity != ''"
+    key = (t.rule, t.rule_version, key_text(t), t.alert_id)
+    last = db.execute(
+        f"SELECT opened_at_ms, resolves_at_ms, severity, level FROM alerts WHERE {of_key} AND suppressed IS NULL"
+        " AND opened_at_ms <= ? ORDER BY resolves_at_ms DESC LIMIT 1",
+        (*key, t.opened_at_ms),
+    ).fetchone()
+    if last is None:
+        return None, 0
+    opened_at_ms, resolves_at_ms, last_severity, level = last
+    until_ms = resolves_at_ms + cooldown.after(level)
+    if t.opened_at_ms < until_ms:
+        if _rank(severity) > _rank(last_severity):
+            return None, level
+        return f"cooldown until {iso(until_ms)}", level
+    came_back = db.execute(
+        f"SELECT EXISTS (SELECT 1 FROM alerts WHERE {of_key} AND suppressed IS NOT NULL AND opened_at_ms >= ?)",
+        (*key, opened_at_ms),
+    ).fetchone()[0]
+    return None, level + 1 if came_back else 0
+
+
+def _keep(db: sqlite3.Connection, alert_id: str, severity: str, suppressed: str | None, level: int) -> None:
+    db.execute(
+        "UPDATE alerts SET severity = ?, suppressed = ?, level = ? WHERE id = ?",
+        (severity, suppressed, level, alert_id),
+    )
+
+
+def _rank(severity: str) -> int:
+    return _SEVERITIES.index(severity)
+
+
+def flooded(
+    db: sqlite3.Connection, alert_id: str, rule: str, severity: str, action: str, flood: Flood, now_ms: int
+) -> bool:
+    """Whether an action tells of an alert in a summary alone. Opens the flood where this one is the first of it."""
+    earlier = db.execute(
+        "SELECT reason FROM deliveries WHERE alert_id = ? AND action = ? ORDER BY sequence DESC LIMIT 1",
+        (alert_id, action),
+    ).fetchone()
+    if earlier is not None:
+        return bool(earlier[0] == FLOOD)
+    if db.execute("SELECT 1 FROM floods WHERE action = ? AND rule = ?", (action, rule)).fetchone():
+        return True
+    (told,) = db.execute(
+        "SELECT COUNT(DISTINCT alert_id) FROM deliveries WHERE action = ? AND rule = ? AND state != 'suppressed'"
+        " AND made_at_ms > ? AND made_at_ms <= ?",
+        (action, rule, now_ms - flood.within_ms, now_ms),
+    ).fetchone()
+    if told < flood.more_than:
+        return False
+    db.execute(
+        "INSERT INTO floods (action, rule, severity, more_than, began_ms, ends_ms, after)"
+        " SELECT ?, ?, ?, ?, ?, ?, COALESCE(MAX(number), 0) FROM deliveries",
+        (action, rule, severity, flood.more_than, now_ms, now_ms + flood.within_ms),
+    )
+    return True
+
+
+_OVER = "FROM floods WHERE ends_ms <= :now OR began_ms > :now"  # it began in the future: the clock stepped back
+
+
+def any_over(db: sqlite3.Connection, now_ms: int) -> bool:
+    """Whether the interval of a flood is over."""
+    return bool(db.execute(f"SELECT EXISTS (SELECT 1 {_OVER})", {"now": now_ms}).fetchone()[0])
+
+
+def summaries(db: sqlite3.Connection, now_ms: int) -> Iterator[tuple[str, Summary]]:
+    """Sums up the floods whose interval is over, as (action, summary). `db` must be in a writing transaction."""
+    over = f"SELECT action, rule, severity, more_than, began_ms, ends_ms, after {_OVER}"
+    for action, rule, severity, more_than, began_ms, ends_ms, after in db.execute(over, {"now": now_ms}).fetchall():
+        summary = _summary(db, action, rule, severity, began_ms, now_ms, after)
+        if summary.alerts > more_than:
+            db.execute(
+                "UPDATE floods SET began_ms = ?, ends_ms = ?,"
+                " after = (SELECT MAX(number) FROM deliveries) WHERE action = ? AND rule = ?",
+                (now_ms, now_ms + ends_ms - began_ms, action, rule),
+            )
+        else:
+            db.execute("DELETE FROM floods WHERE action = ? AND rule = ?", (action, rule))
+        if summary.alerts:
+            yield action, summary
+
+
+def _summary(
+    db: sqlite3.Connection, action: str, rule: str, severity: str, began_ms: int, now_ms: int, after: int
+) -> Summary:
+    # The pluses keep SQLite from an index over all that the action ever told: what is new is at the end of the table.
+    # An alert that was summed up before, of which something came now, is not new.
+    flooded_alerts = (
+        "SELECT DISTINCT alert_id FROM deliveries AS d WHERE number > ? AND +action = ? AND +rule = ? AND reason = ?"
+        " AND NOT EXISTS (SELECT 1 FROM deliveries WHERE alert_id = d.alert_id AND action = d.action AND number <= ?)"
+    )
+    values = (after, action, rule, FLOOD, after)
+    alerts, resolved = db.execute(
+        f"SELECT COUNT(*), COALESCE(SUM(resolved), 0) FROM alerts WHERE id IN ({flooded_alerts})", values
+    ).fetchone()
+    top = db.execute(
+        f"SELECT body, peak FROM alerts WHERE id IN ({flooded_alerts}) ORDER BY peak DESC, number LIMIT {TOP}", values
+    )
+    return Summary(
+        id=f"flood {rule} {began_ms}",
+        rule=rule,
+        severity=severity,
+        status="summary",
+        alerts=alerts,
+        resolved=resolved,
+        began_at=began_ms,
+        ended_at=now_ms,
+        top=tuple(KeyCount(key=Alert.model_validate_json(body).key, peak=peak) for body, peak in top.fetchall()),
+    )
