@@ -35,7 +35,7 @@ DEFAULT_RESOLVED_MESSAGE = (
 
 
 def _cooldown(value: object) -> object:
-    return {"first": value} if isinstance(value, str) else value
+    return {"first": value} if isinstance(value, str | int) and not isinstance(value, bool) else value
 
 
 class KafkaSettings(SettingsModel):

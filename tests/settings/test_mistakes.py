@@ -27,6 +27,11 @@ def problems_of(load_text, text: str) -> tuple[Problem, ...]:
     return raised.value.problems
 
 
+def mail(setting: str) -> str:
+    """An e-mail action called `log`, with a setting."""
+    return f"actions:\n  log:\n    type: email\n    host: localhost\n    to: [b@example.com]\n    {setting}\n"
+
+
 def marked(text: str) -> tuple[str, list[tuple[int, int]]]:
     """The text without its marks, and the places of the marks."""
     places, lines = [], []
@@ -194,6 +199,33 @@ MISTAKES = {
         "known: at_least, within",
     ),
     "an unknown section like one that is there": (rule() + "▸rule: []\n", "unknown setting 'rule'", "known: actions"),
+    "a cooldown without a unit": (rule(cooldown="▸10"), "10 is a duration without a unit", "10s"),
+    "a cooldown of nothing": (rule(cooldown="▸0s"), "this duration must be longer than 0", None),
+    "a cooldown with a misspelt part": (rule(cooldown="{▸frist: 1m}"), "unknown setting 'frist'", "'first'?"),
+    "a cap below the first cooldown": (rule(cooldown="{first: 1h, cap: ▸1m}"), "the cap is shorter than", "cap: 6h"),
+    "a flood of nothing": (rule() + mail("flood: {more_than: ▸0}"), "this must be at least 1, not 0", None),
+    "a flood of an action that may act": (rule() + "actions: {log: {type: log, ▸flood: null}}\n", "unknown", "known:"),
+    "quiet hours in base 60": (rule() + mail('quiet_hours: {from: ▸22:00, to: "07:00"}'), "base 60", "in quotes"),
+    "quiet hours of no time": (rule() + mail('quiet_hours: {from: "22:00", to: ▸"24:00"}'), "time of day", "22:00"),
+    "quiet hours without an end": (rule() + mail('▸quiet_hours: {from: "22:00"}'), "'to' is missing", None),
+    "quiet hours that are always": (rule() + mail('quiet_hours: ▸{from: "22:00", to: "22:00"}'), "the same", "a whole"),
+    "quiet hours nowhere": (
+        rule() + mail('quiet_hours: {from: "22:00", to: "07:00", timezone: ▸Europe/Berln}'),
+        "there is no time zone 'Europe/Berln'",
+        "did you mean 'Europe/Berlin'?",
+    ),
+    "an action that writes to what is read": (
+        rule() + "topics: {products: {}}\nactions: {log: {type: topic, topic: ▸products}}\n",
+        "'products' is read by the job itself",
+        "another topic",
+    ),
+    "an action that writes to the job's own topic": (
+        rule() + "actions: {log: {type: topic, topic: ▸tua.alerts}}\n",
+        "'tua.alerts' is a topic of the job's own",
+        "another topic",
+    ),
+    "a misspelt setting of delivery": (rule() + "delivery: {▸grace: 1s}\n", "unknown setting 'grace'", "known: ret"),
+    "a retention of nothing": (rule() + "delivery: {retention: ▸0s}\n", "must be longer than 0", None),
     "an action without type": (rule() + "actions: {▸log: {}}\n", "'type' is missing", "one of: "),
     "an empty action": (rule() + "actions:\n  ▸log:\n", "'type' is missing", "one of: "),
     "an action whose type is no text": (rule() + "actions: {log: {type: ▸5}}\n", "one of: ", None),

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from settings import ActionSettings
+from settings import ActionSettings, NotifySettings
 from settings.base import NotEmpty
 from settings.problems import Mistake
 from settings.secrets import MaybeSecret, SecretRef, SecretRefs
@@ -16,7 +16,7 @@ class Log(ActionSettings):
     type: Literal["log"]
 
 
-class Email(ActionSettings):
+class Email(NotifySettings):
     type: Literal["email"]
     host: str
     port: int = Field(default=25, ge=1, le=65_535)
@@ -42,4 +42,12 @@ class Webhook(ActionSettings):
         return () if self.secret else ("it has no secret, so its messages are unsigned",)
 
 
-ACTION_TYPES: dict[str, type[ActionSettings]] = {"log": Log, "email": Email, "webhook": Webhook}
+class Topic(ActionSettings):
+    type: Literal["topic"]
+    topic: str
+
+    def writes_to(self) -> str:
+        return self.topic
+
+
+ACTION_TYPES: dict[str, type[ActionSettings]] = {"log": Log, "email": Email, "webhook": Webhook, "topic": Topic}
