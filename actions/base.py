@@ -36,6 +36,11 @@ def delivery_id(alert_id: str, sequence: int, action: str, recipient: str) -> st
     return hashlib.blake2b(identity.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
+def read_told(body: bytes) -> Alert | Summary:
+    """The body of a delivery. Raises ValueError for one that is neither."""
+    return _TOLD.validate_json(body)
+
+
 def is_loopback(host: str) -> bool:
     """Whether a host's name or address stays on this machine, so that nobody can listen on the way."""
     try:
@@ -60,7 +65,7 @@ class Delivery:
     @cached_property
     def told(self) -> Alert | Summary:
         """What is told. Raises ValueError for a body that is neither."""
-        return _TOLD.validate_json(self.body)
+        return read_told(self.body)
 
     @property
     def alert(self) -> Alert:

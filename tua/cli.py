@@ -8,6 +8,7 @@ from io import TextIOWrapper
 
 import typer
 
+from tua.audit import dead_letters, deliveries
 from tua.backtest import backtest
 from tua.check import check
 from tua.run import run
@@ -23,6 +24,8 @@ app = typer.Typer(
 app.command()(run)
 app.command()(check)
 app.command()(backtest)
+app.command()(deliveries)
+app.add_typer(dead_letters, name="dead-letters")
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -101,7 +101,7 @@ def as_leased(row: Row, began_ms: int | None = None) -> Leased:
     return Leased(delivery, row["failures"], row["first_attempt_ms"] or 0, began_ms, row)
 
 
-def rows_of(db: sqlite3.Connection, sql: str, values: Sequence[object] = ()) -> list[Row]:
+def rows_of(db: sqlite3.Connection, sql: str, values: Sequence[object] | Mapping[str, object] = ()) -> list[Row]:
     """The rows of a query, each as a dict of its columns."""
     cursor = db.execute(sql, values)
     names = [column[0] for column in cursor.description]
