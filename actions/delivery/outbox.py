@@ -123,8 +123,10 @@ class Outbox:
         with self.store.reading() as db:
             if marks or any(self._due(db, one, 1, now_ms) for one in open_):
                 with self.store.writing():
-                    for mark in sorted(marks, key=lambda mark: mark.state == "delivered"):
+                    for mark in marks:
                         self._apply(db, mark, now_ms)
+                    for action in {mark.leased.delivery.action for mark in marks if mark.state == "delivered"}:
+                        self._release(db, action, now_ms)
                     for one in open_:
                         leases += [self._lease(db, row, now_ms) for row in self._due(db, one, one.free, now_ms)]
             return leases, self._next_due(db, open_)
@@ -248,9 +250,7 @@ class Outbox:
             " ORDER BY sequence LIMIT 1)",
             (now_ms, BEHIND, delivery.alert_id, delivery.action, delivery.recipient),
         )
-        if mark.state == "delivered":
-            self._release(db, delivery.action, now_ms)
-        elif mark.dead_letter is not None:
+        if mark.dead_letter is not None:
             # The recipient of a dead letter is the delivery it was, and at which attempt: each has its own, and
             # a delivery that is redriven may have another one.
             of = f"{delivery.id}/{delivery.attempt}"

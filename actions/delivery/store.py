@@ -68,6 +68,8 @@ CREATE TABLE targets (
 
 _NOISE_AND_AUDIT_SCHEMA = """
 CREATE INDEX deliveries_of_a_rule ON deliveries (action, rule, made_at_ms) WHERE state != 'suppressed';
+CREATE INDEX deliveries_failing ON deliveries (action, failing_since_ms)
+    WHERE state = 'pending' AND failing_since_ms > 0;
 CREATE TABLE attempts (
     delivery TEXT NOT NULL,
     attempt INTEGER NOT NULL,

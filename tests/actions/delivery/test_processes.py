@@ -95,6 +95,34 @@ def test_two_processes_deliver_each_once(
     assert {row["attempts"] for row in rows(tmp_path)} == {1}
 
 
+def test_what_two_processes_leave_is_finished_by_three_and_told_once(
+    tmp_path: Path, web: HttpReceiver, mail: MailReceiver, processes: list[Process]
+) -> None:
+    web.default = Reply(delay_s=0.1)
+    processes += [Process(tmp_path, web, mail, name, 100) for name in ("left", "right")]
+    for one in processes:
+        one.wait_until_put()
+    wait_until(lambda: len(web.requests) >= 30)
+    for one in processes:
+        one.stop()
+    sent = len(web.requests)
+    assert sent < 200, "something is left to do"
+    web.default = Reply()
+    more = [
+        Process(tmp_path, web, mail, name, 50) for name in ("left", "right", "third")
+    ]  # two put again what is known
+    processes += more
+    for one in more:
+        one.wait_until_put()
+    wait_until(lambda: all_ended(tmp_path), 60)
+    for one in more:
+        one.stop()
+    assert len(rows(tmp_path)) == 250 * 3
+    assert Counter(web.ids()).most_common(1)[0][1] == 1
+    assert (len(web.requests), len(mail.mails)) == (250, 250)
+    assert len({mail.message["Message-ID"] for mail in mail.mails}) == 250
+
+
 def test_who_is_killed_in_flight_loses_nothing_and_repeats_only_under_the_same_id(
     tmp_path: Path, web: HttpReceiver, mail: MailReceiver, processes: list[Process]
 ) -> None:
