@@ -15,7 +15,7 @@ from actions.alert import Alert
 from actions.base import Context, Delivery, delivery_id
 from actions.registry import ACTION_TYPES
 from detection.transitions import Source, Transition
-from settings import RetrySettings, Settings
+from settings import DeliverySettings, RetrySettings, Settings
 from settings.actions import ActionSettings
 
 QUICK = RetrySettings(delays=(0, 30, 60), give_up=60_000)
@@ -69,7 +69,9 @@ def email_action(port: int, **more: Any) -> ActionSettings:
     return action("email", **{**base, **more})
 
 
-def settings(directory: Path, actions: dict[str, ActionSettings], /, **rule: Any) -> Settings:
+def settings(
+    directory: Path, actions: dict[str, ActionSettings], /, delivery: DeliverySettings | None = None, **rule: Any
+) -> Settings:
     """One rule, `hot` (20 within 5 s of product.name), that names all the actions."""
     return Settings.model_validate(
         {
@@ -86,6 +88,7 @@ def settings(directory: Path, actions: dict[str, ActionSettings], /, **rule: Any
                 },
             ),
             "actions": actions,
+            "delivery": delivery or DeliverySettings(),
             "state": {"directory": directory},
         }
     )

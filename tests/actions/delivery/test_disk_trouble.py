@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -17,10 +17,10 @@ import structlog
 
 from actions.delivery import spare
 from actions.delivery.dispatcher import Dispatcher
-from settings import RetrySettings
+from settings import FloodSettings, RetrySettings
 from tests.actions.conftest import Start
-from tests.support.delivering import Broker, action, opened, resolved, rows
-from tests.support.receivers import HttpReceiver, Reply
+from tests.support.delivering import Broker, action, email_action, opened, resolved, rows
+from tests.support.receivers import HttpReceiver, MailReceiver, Reply
 from tests.support.waiting import wait_until
 
 Break = Callable[[Dispatcher, Path], AbstractContextManager[None]]
@@ -95,6 +95,9 @@ def test_deliveries_go_on_and_the_file_has_them_in_the_end(
         ("before", 2, "delivered"),
         ("during", 1, "delivered"),
     ]
+    with closing(sqlite3.connect(state / "outbox.sqlite")) as db:
+        written = "SELECT COUNT(*) FROM attempts JOIN deliveries ON id = delivery WHERE action = 'web'"
+        assert db.execute(written).fetchone()[0] == 3, "every attempt, also those made from memory"
     # What was told in the meantime is known afterwards.
     run.dispatcher.put([during, resolved(during)])
     wait_until(lambda: run.dispatcher.pending() == 0)
@@ -216,6 +219,24 @@ def test_what_was_delivered_from_memory_counts_against_the_bound(
         wait_until(lambda: run.dispatcher.pending() == 0)
         assert run.dispatcher.full
     wait_until(lambda: not run.dispatcher.full)
+
+
+@pytest.mark.parametrize("broken", WAYS)
+def test_a_flood_while_the_disk_is_in_trouble_is_summed_up_too(
+    start: Start, mail: MailReceiver, tmp_path: Path, broken: Break
+) -> None:
+    now = [1_800_000_000_000]
+    flood = FloodSettings(more_than=3, within=60_000)
+    run = start({"mail": email_action(mail.port, flood=flood)}, now_ms=lambda: now[0])
+    with broken(run.dispatcher, tmp_path / "state"):
+        run.dispatcher.put([opened(run.settings, "first", LONG)])
+        run.dispatcher.put([opened(run.settings, f"a{n}", f"P{n}") for n in range(10)])
+        wait_until(lambda: len(mail.mails) == 3)
+    now[0] += 60_000
+    run.dispatcher.put([opened(run.settings, "last", "L")])
+    assert not run.dispatcher._outbox.in_trouble
+    wait_until(lambda: "[warning] hot: 9 more alerts" in mail.subjects())
+    wait_until(lambda: run.dispatcher.pending() == 0)
 
 
 def test_what_is_still_in_memory_at_the_end_is_said(start: Start, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from actions.base import Delivered, Delivery, Outcome, delivery_id
 from actions.log import LogAction
 from actions.webhook import WebhookAction
-from settings import RetrySettings
+from settings import DeliverySettings, RetrySettings
 from tests.actions.conftest import Start
 from tests.support.delivering import Broker, action, clock_ms, email_action, opened, resolved, rows, settings
 from tests.support.receivers import HttpReceiver, MailReceiver, RawServer, Reply, accept_mails, free_port
@@ -299,6 +299,29 @@ def test_closing_gives_an_attempt_in_flight_its_time_and_leaves_the_rest(
     ended = [row for row in rows(tmp_path / "state") if row["action"] == "web" and row["state"] == "delivered"]
     assert len(ended) == len(web.requests)
     assert 0 < len(ended) < 20
+
+
+def test_how_long_an_attempt_is_given_at_the_end_is_a_setting(start: Start, web: HttpReceiver, tmp_path: Path) -> None:
+    web.default = Reply(hang=True)
+    run = start({"web": action("webhook", url=web.url)}, delivery=DeliverySettings(shutdown_grace=0))
+    run.dispatcher.put([opened(run.settings)])
+    wait_until(lambda: web.requests)
+    run.dispatcher.close()  # or it would take the ten seconds of the usual setting, and the webhook's fifteen
+    (row,) = [row for row in rows(tmp_path / "state") if row["action"] == "web"]
+    assert (row["state"], row["last_answer"]) == ("pending", "cut short by the end of the job")
+
+
+def test_what_ended_is_forgotten_after_the_retention(start: Start, web: HttpReceiver, tmp_path: Path) -> None:
+    now = [1_800_000_000_000]
+    actions = {"web": action("webhook", url=web.url)}
+    run = start(actions, now_ms=lambda: now[0], delivery=DeliverySettings(retention=60_000))
+    run.dispatcher.put([opened(run.settings)])
+    wait_until(lambda: run.dispatcher.pending() == 0)
+    now[0] += 60_001
+    run.restart()
+    wait_until(lambda: rows(tmp_path / "state") == [])
+    run.dispatcher.put([opened(run.settings)])
+    assert run.dispatcher.pending() == 0, "that it was told is remembered for longer"
 
 
 def test_what_was_in_flight_when_it_closed_goes_on_at_the_next_start(start: Start, web: HttpReceiver) -> None:

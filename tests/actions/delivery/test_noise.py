@@ -1,4 +1,4 @@
-"""What people are spared, on an outbox by itself. Time is a number that the tests set."""
+"""What people are spared, on an outbox by itself and through the dispatcher. Time is a number that the tests set."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from actions.alert import Summary
+from actions.delivery import metrics
 from actions.delivery.compose import Composer
 from actions.delivery.noise import Cooldown
 from actions.delivery.outbox import Outbox
@@ -18,8 +19,11 @@ from actions.delivery.store import Store
 from actions.delivery.topic import ALERTS, OwnTopicAction, OwnTopicSettings
 from actions.registry import create
 from detection.transitions import Transition
-from settings import CooldownSettings, FloodSettings, Settings
-from tests.support.delivering import action, context, email_action, opened, resolved, settings
+from settings import CooldownSettings, FloodSettings, QuietHours, RetrySettings, Settings
+from tests.actions.conftest import Start
+from tests.support.delivering import action, context, email_action, opened, resolved, rows, settings
+from tests.support.receivers import HttpReceiver, MailReceiver
+from tests.support.waiting import wait_until
 
 NOW = 1_000_000_000
 MINUTE = 60_000
@@ -249,3 +253,63 @@ def test_a_clock_that_steps_back_does_not_prolong_a_flood() -> None:
     noise = Noise(flood=FloodSettings(more_than=3, within=MINUTE))
     burst(noise, 10)
     assert [one.alerts for one in noise.sum_up(NOW - 60 * MINUTE)] == [7]
+
+
+# Through the dispatcher, to a mailbox.
+
+NIGHT = QuietHours(start=(22, 0), end=(7, 0))
+ELEVEN_PM = 1_769_900_400_000  # 2026-01-31T23:00:00Z
+HOURS = 3_600_000
+
+
+def test_in_quiet_hours_a_warning_waits_for_the_morning_and_then_comes_in_order(
+    start: Start, mail: MailReceiver, web: HttpReceiver
+) -> None:
+    now = [ELEVEN_PM]
+    actions = {"mail": email_action(mail.port, quiet_hours=NIGHT), "web": action("webhook", url=web.url)}
+    run = start(actions, now_ms=lambda: now[0])
+    life = opened(run.settings)
+    run.dispatcher.put([life, resolved(life)])
+    wait_until(lambda: len(web.requests) == 2 and run.dispatcher.pending() == 2)
+    now[0] += 8 * HOURS - 1
+    run.dispatcher.put([opened(run.settings, "b", "B")])
+    wait_until(lambda: len(web.requests) == 3 and run.dispatcher.pending() == 3)
+    assert mail.mails == []
+    now[0] += 1
+    wait_until(lambda: run.dispatcher.pending() == 0)
+    subjects = mail.subjects()
+    assert subjects.index("[warning] hot: Nokia") < subjects.index("[resolved] hot: Nokia")
+    assert len(subjects) == 3
+
+
+def test_what_is_critical_passes_quiet_hours(start: Start, mail: MailReceiver) -> None:
+    run = start({"mail": email_action(mail.port, quiet_hours=NIGHT)}, now_ms=lambda: ELEVEN_PM, severity="critical")
+    run.dispatcher.put([opened(run.settings)])
+    wait_until(lambda: mail.subjects() == ["[critical] hot: Nokia"])
+
+
+def test_a_retry_does_not_wake_anybody_either(start: Start, mail: MailReceiver, tmp_path: Path) -> None:
+    now = [ELEVEN_PM - 2 * HOURS]
+    mail.plan.append("451 later")
+    patient = RetrySettings(delays=(90 * MINUTE,))
+    run = start({"mail": email_action(mail.port, quiet_hours=NIGHT, retry=patient)}, now_ms=lambda: now[0])
+    run.dispatcher.put([opened(run.settings)])
+    wait_until(lambda: any(row["failures"] for row in rows(tmp_path / "state")))
+    now[0] += 3 * HOURS  # due since half past ten
+    run.dispatcher.put([opened(run.settings, "b", "B")])
+    wait_until(lambda: run.dispatcher.pending() == 2)
+    assert mail.mails == []
+    now[0] += 8 * HOURS
+    wait_until(lambda: sorted(mail.subjects()) == ["[warning] hot: B", "[warning] hot: Nokia"])
+
+
+def test_what_was_suppressed_is_counted_by_its_reason(start: Start, mail: MailReceiver) -> None:
+    def counted(reason: str) -> float:
+        return float(metrics.SUPPRESSED.labels("mail", reason)._value.get())
+
+    before = counted("flood"), counted("cooldown")
+    flood = FloodSettings(more_than=2, within=MINUTE)
+    run = start({"mail": email_action(mail.port, flood=flood)}, cooldown=cooldown(10 * MINUTE))
+    run.dispatcher.put([opened(run.settings, f"{n}", f"P{n}") for n in range(5)])
+    run.dispatcher.put([opened(run.settings, "again", "P0", 150_000)])
+    assert (counted("flood"), counted("cooldown")) == (before[0] + 3, before[1] + 1)
