@@ -11,9 +11,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from functools import cached_property
+from math import ceil
+from typing import Annotated, Any
 
 import httpx2
-from pydantic import SecretStr
+import msgspec
+from pydantic import AfterValidator, SecretStr, ValidationInfo
 
 from actions.base import (
     Action,
@@ -27,7 +31,17 @@ from actions.base import (
     SettingsT_co,
     is_loopback,
 )
-from settings.secrets import Secret, SecretError
+from settings.actions import NotifySettings
+from settings.problems import Mistake
+from settings.secrets import (
+    HOW_TO_REFER,
+    LiteralSecret,
+    MaybeSecret,
+    Secret,
+    SecretError,
+    SecretRef,
+    notes_on_defaults,
+)
 
 ANSWER_BYTES = 4096
 SHORTEST_TOKEN = 8
@@ -52,6 +66,13 @@ class Answer:
         """For the audit: `404 no such hook`."""
         return f"{self.status} {self.text}".strip()
 
+    @cached_property
+    def fields(self) -> dict[str, Any]:
+        """The body as a JSON object; empty where it is none, or where its start alone was read."""
+        with suppress(msgspec.DecodeError, RecursionError):
+            return msgspec.json.decode(self.text, type=dict[str, Any])
+        return {}
+
 
 @dataclass(frozen=True)
 class Post:
@@ -59,6 +80,11 @@ class Post:
 
     body: bytes
     headers: Mapping[str, str]
+
+
+def json_post(content: object) -> Post:
+    """To send something as JSON."""
+    return Post(msgspec.json.encode(content), {"content-type": "application/json"})
 
 
 class HttpAction(Action[SettingsT_co]):
@@ -136,6 +162,13 @@ def retry_after_ms(header: str | None, now_ms: int) -> int | None:
     return None
 
 
+def seconds_ms(value: object) -> int | None:
+    """Seconds out of the JSON of an answer as milliseconds, rounded up; None for what is no number of seconds."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e9:
+        return None
+    return ceil(value * 1_000)
+
+
 async def _start_of(response: httpx2.Response) -> str:
     """The start of the body, for the audit.
 
@@ -176,9 +209,35 @@ def url_mistake(text: str, allow_insecure: bool) -> tuple[str, str] | None:
     return None
 
 
-def resolved_url(name: str, url: str | Secret, allow_insecure: bool) -> httpx2.URL:
+def _safe(url: str | Secret, info: ValidationInfo) -> str | Secret:
+    if (text := in_the_file(url)) is not None:
+        if mistake := url_mistake(text, info.data.get("allow_insecure", True)):
+            raise Mistake(*mistake)
+        if httpx2.URL(text).password:  # reported at the default of a reference, where it is one
+            raise LiteralSecret("a password must not stand in the configuration", HOW_TO_REFER, ("default",))
+    return url
+
+
+SafeUrl = Annotated[MaybeSecret, AfterValidator(_safe)]
+"""A field for a URL. What stands of it in the configuration is judged, by `allow_insecure`, a field before it."""
+
+SecretUrl = Annotated[SecretRef, AfterValidator(_safe)]
+"""The same for a URL that is a secret as a whole: it takes a reference only."""
+
+
+class SecretUrlSettings(NotifySettings):
+    """The base for a service that gives out one URL for each channel: whoever knows it can write there."""
+
+    allow_insecure: bool = False  # before `url`, which is judged by it
+    url: SecretUrl
+
+    def notes(self) -> tuple[str, ...]:
+        return tuple(notes_on_defaults("url", self.url))
+
+
+def resolved_url(name: str, url: str | Secret, allow_insecure: bool, field: str = "url") -> httpx2.URL:
     """The URL of an action, its reference resolved. Raises ActionError where it cannot be had or is of no use."""
-    text = url if isinstance(url, str) else resolved(name, "url", url)
+    text = url if isinstance(url, str) else resolved(name, field, url)
     if mistake := url_mistake(text, allow_insecure):
         raise ActionError(f"action {name}: {mistake[0]} ({mistake[1]})")
     return httpx2.URL(text)

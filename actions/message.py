@@ -6,7 +6,7 @@ is the channel's own business.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -24,6 +24,9 @@ _COLOURS = {"info": "#2563eb", "warning": "#b45309", "critical": "#b91c1c", "res
 _SIGNS = {"info": "🔵", "warning": "🟠", "critical": "🔴", "resolved": "🟢", "test": "⚪"}
 
 
+Fact = tuple[str, str]
+
+
 @dataclass(frozen=True)
 class Message:
     """`title` is one line (`[warning] hot-product: Nokia`), `text` the rule's message, which may have several.
@@ -35,7 +38,7 @@ class Message:
     title: str
     label: str
     text: str
-    facts: tuple[tuple[str, str], ...]
+    facts: tuple[Fact, ...]
 
     @property
     def colour(self) -> str:
@@ -56,8 +59,25 @@ def message_of(told: Alert | Summary) -> Message:
     return Message(title, label, _lines(told.message), tuple(_facts(told)))
 
 
+def fitting(facts: Sequence[Fact], at_most: int, room: int, size: Callable[[Fact], int]) -> tuple[Fact, ...]:
+    """Those facts for which a channel has room: `at_most` in number, `room` for the sum of their sizes.
+
+    From the middle some are left out, and one says how many: the first ones are of the key, the last ones of how the
+    alert stands.
+    """
+    sizes = [size(fact) for fact in facts]
+    for missing in range(len(facts)):
+        head = (len(facts) - missing + 1) // 2
+        tail = head + missing
+        note = [("…", f"{missing} more")] if missing else []
+        taken = sum(sizes[:head]) + sum(sizes[tail:]) + sum(map(size, note))
+        if len(facts) - missing + len(note) <= at_most and taken <= room:
+            return (*facts[:head], *note, *facts[tail:])
+    return ()
+
+
 def listed(key: Mapping[str, Scalar]) -> str:
-    """The values of a key with commas between: text as it is, anything else as in JSON."""
+    """The values of a key with commas between: text as it is if it can be seen, anything else as in JSON."""
     return ", ".join(_spell(value) for value in key.values())
 
 
@@ -80,7 +100,7 @@ def _label(alert: Alert) -> str:
     return "resolved" if alert.status == "resolved" else alert.severity
 
 
-def _facts(alert: Alert) -> Iterator[tuple[str, str]]:
+def _facts(alert: Alert) -> Iterator[Fact]:
     for path, value in alert.key.items():
         yield cut(escaped(path), _NAME_LENGTH), _value(_spell(value))
     at_least = "" if alert.peak_exact else "at least "
@@ -111,4 +131,4 @@ def _value(text: str) -> str:
 
 
 def _spell(value: Scalar) -> str:
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    return value if isinstance(value, str) and value.strip() else msgspec.json.encode(value).decode()

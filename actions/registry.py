@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import pkgutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -46,6 +47,7 @@ class ActionTypes(Mapping[str, type[ActionSettings]]):
 
     def __init__(self) -> None:
         self._own: dict[str, ActionClass] = dict(_own())
+        self._lent: dict[str, ActionClass] = {}
         self._brought: dict[str, list[EntryPoint]] = {}
         for point in entry_points(group=GROUP):
             self._brought.setdefault(point.name, []).append(point)
@@ -55,16 +57,18 @@ class ActionTypes(Mapping[str, type[ActionSettings]]):
         return self.action_class(name).settings_type
 
     def __iter__(self) -> Iterator[str]:
-        return iter(dict.fromkeys((*self._own, *self._brought)))
+        return iter(dict.fromkeys((*self._own, *self._brought, *self._lent)))
 
     def __len__(self) -> int:
-        return len(self._own.keys() | self._brought.keys())
+        return len(list(iter(self)))
 
     def __contains__(self, name: object) -> bool:
-        return name in self._own or name in self._brought
+        return name in list(self)  # that of Mapping would load the class
 
     def action_class(self, name: str) -> ActionClass:
         """As `__getitem__`, the class of the action itself."""
+        if name in self._lent:
+            return self._lent[name]
         own, brought = self._own.get(name), self._brought.get(name, [])
         if len(brought) + (own is not None) > 1:
             whose = [*(["tua itself"] if own else []), *sorted(map(_package, brought))]
@@ -73,18 +77,43 @@ class ActionTypes(Mapping[str, type[ActionSettings]]):
             raise KeyError(name)
         return own or _loaded(brought[0])
 
+    @contextmanager
+    def lent(self, action: ActionClass) -> Iterator[None]:
+        """Within it, a class stands for its type, whether it is installed or not: for the tests of an action."""
+        name = _type_of(action)
+        self._lent[name] = action
+        try:
+            yield
+        finally:
+            del self._lent[name]
+
 
 def _loaded(point: EntryPoint) -> ActionClass:
     package = _package(point)
     try:
         loaded = point.load()
-    except Exception as error:  # whatever its module raises
-        message = f"the type '{point.name}' cannot be loaded: {point.value} raised {type(error).__name__}: {error}"
+    except (Exception, SystemExit) as error:  # whatever its module raises
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        message = f"the type '{point.name}' cannot be loaded: {point.value} raised {said}"
         raise Mistake(message, f"update or mend the package {package}") from error
-    if not _is_action(loaded) or not hasattr(loaded, "settings_type") or _type_of(loaded) != point.name:
-        message = f"{point.value} of the package {package} is no action whose settings say type '{point.name}'"
-        raise Mistake(message, "docs/actions.md shows how one is made")
+    if fault := _fault(loaded, point.name):
+        message = f"the type '{point.name}' is of no use: {point.value} of the package {package} {fault}"
+        raise Mistake(message, "docs/actions.md shows how an action is made")
     return loaded  # type: ignore[no-any-return]
+
+
+def _fault(loaded: object, name: str) -> str | None:
+    """Why it cannot be the action of that name."""
+    if not (inspect.isclass(loaded) and issubclass(loaded, Action)):
+        return "is no subclass of Action"
+    if missing := ", ".join(sorted(loaded.__abstractmethods__)):
+        return f"lacks {missing}"
+    settings = getattr(loaded, "settings_type", None)
+    if not (inspect.isclass(settings) and issubclass(settings, ActionSettings)):
+        return "has no settings_type that is a subclass of ActionSettings"
+    if _type_of(loaded) != name:
+        return f'has settings whose type is not \'{name}\' by default, as in `type: Literal["{name}"] = "{name}"`'
+    return None
 
 
 def _package(point: EntryPoint) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import html
 import re
-from collections.abc import Iterable
+from bisect import bisect_right
+from collections.abc import Callable, Iterable
 from urllib.parse import quote, unquote
 
 # C0, DEL, C1, line and paragraph separators, the marks that turn the direction of what follows; and halves of
 # surrogate pairs, which stand for bytes that are no UTF-8 and can be written nowhere.
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u206f\ud800-\udfff]")
 REDACTED = "***"
 
 
@@ -30,6 +31,23 @@ def stripped(text: str) -> str:
 def cut(text: str, length: int) -> str:
     """At most `length` characters, with an ellipsis where something is missing."""
     return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def units(text: str) -> int:
+    """The length in UTF-16 code units, of which an emoji has two: the strictest way in which chat services count."""
+    return len(text) + sum(character > "\uffff" for character in text)
+
+
+def fitted(text: str, room: int, spelled: Callable[[str], str] = str, size: Callable[[str], int] = units) -> str:
+    """The text spelled for a channel, cut before it is spelled so that its size is at most `room`.
+
+    So no escape is cut in two. `spelled` must not make a text shorter, nor `size` say less than its length.
+    """
+    if len(text) <= room and size(spelled(text)) <= room:
+        return spelled(text)
+    lengths = range(min(len(text), room))
+    fitting = bisect_right(lengths, room, key=lambda length: size(spelled(text[:length] + "…")))
+    return spelled(text[: max(0, fitting - 1)] + "…")
 
 
 def redacted(text: str, secrets: Iterable[str]) -> str:

@@ -13,17 +13,14 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-import httpx2
 import msgspec
 import structlog
-from pydantic import ValidationInfo, field_validator
 
 from actions.base import ActionError, Context, Delivery
-from actions.http import HttpAction, Post, in_the_file, resolved_url, url_mistake
+from actions.http import HttpAction, Post, SafeUrl, in_the_file, resolved_url
 from detection.times import iso
 from settings.actions import ActionSettings
-from settings.problems import Mistake
-from settings.secrets import HOW_TO_REFER, LiteralSecret, MaybeSecret, Secret, SecretRefs, notes_on_defaults
+from settings.secrets import SecretRefs, notes_on_defaults
 
 _log = structlog.get_logger()
 
@@ -36,18 +33,8 @@ class WebhookSettings(ActionSettings):
 
     type: Literal["webhook"] = "webhook"
     allow_insecure: bool = False  # before `url`, which is judged by it
-    url: MaybeSecret
+    url: SafeUrl
     secret: SecretRefs = ()
-
-    @field_validator("url")
-    @classmethod
-    def _url_is_safe(cls, url: str | Secret, info: ValidationInfo) -> str | Secret:
-        if (text := in_the_file(url)) is not None:
-            if mistake := url_mistake(text, info.data.get("allow_insecure", True)):
-                raise Mistake(*mistake)
-            if httpx2.URL(text).password:  # reported at the default of a reference, where it is one
-                raise LiteralSecret("a password must not stand in the configuration", HOW_TO_REFER, ("default",))
-        return url
 
     def notes(self) -> tuple[str, ...]:
         notes = notes_on_defaults("secret", *self.secret)

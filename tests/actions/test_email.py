@@ -6,10 +6,15 @@ import asyncio
 import base64
 import ssl
 import threading
+from collections import deque
+from collections.abc import Mapping
+from email.message import EmailMessage
 from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import pytest
 import structlog
+from aiosmtpd.smtp import AuthResult
 from pydantic import SecretStr, ValidationError
 
 from actions.alert import Alert
@@ -19,7 +24,8 @@ from settings import Secret
 from tests.actions.test_alert import ALERT
 from tests.support import delivering
 from tests.support.delivering import context, email_action
-from tests.support.receivers import MailReceiver, RawServer, accept_mails, free_port
+from tests.support.receivers import MailReceiver, RawServer, accept_mails
+from tua.plugin.kit import ActionKit, Target
 
 CERTIFICATE = Path(__file__).parents[1] / "support" / "localhost.pem"
 PASSWORD = "correct horse battery"
@@ -53,6 +59,84 @@ def login(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
 def trusting(action: EmailAction) -> EmailAction:
     action.tls_context = ssl.create_default_context(cafile=str(CERTIFICATE))
     return action
+
+
+class Server(MailReceiver):
+    """Refuses the next logins with the texts in `refusals`."""
+
+    def __init__(self, tls_context: ssl.SSLContext) -> None:
+        super().__init__(tls_context=tls_context, login=("tua@example.com", PASSWORD))
+        self.refusals: deque[str] = deque()
+
+    def _authenticate(self, server: Any, session: Any, envelope: Any, mechanism: str, data: Any) -> AuthResult:
+        if self.refusals:
+            return AuthResult(success=False, handled=False, message=self.refusals.popleft())
+        return super()._authenticate(server, session, envelope, mechanism, data)
+
+
+class Mailbox(Target):
+    """Behind a server that wants STARTTLS and a login, and repeats the login in what it refuses."""
+
+    def __init__(self) -> None:
+        self.environment = {"SMTP_USER": "tua@example.com", "SMTP_PASSWORD": PASSWORD}
+        tls_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls_context.load_cert_chain(CERTIFICATE)
+        self._server = Server(tls_context)
+
+    def __enter__(self) -> Self:
+        self._server.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.stop()
+
+    def settings(self) -> Mapping[str, object]:
+        login = {"username": {"env": "SMTP_USER"}, "password": {"env": "SMTP_PASSWORD"}}
+        return {
+            "host": "127.0.0.1",
+            "port": self._server.port,
+            "from": "a@example.com",
+            "to": ["b@example.org"],
+            **login,
+        }
+
+    def received(self) -> list[str]:
+        return ["\n".join(_texts(mail.message)) for mail in self._server.mails]
+
+    def answer(self, code: int) -> None:
+        reply = f"{code} not with {' '.join(self.environment.values())}"
+        if code == 535:
+            self._server.refusals += [reply, reply]  # to AUTH PLAIN, and then to AUTH LOGIN
+        else:
+            self._server.plan.append(None if code == 250 else reply)
+
+    def hang(self) -> None:
+        self._server.hang = True
+
+    def up(self) -> None:
+        self._server.hang = False
+
+    def down(self) -> None:
+        self._server.stop()
+
+
+def _texts(message: EmailMessage) -> list[str]:
+    bodies = [message.get_body((kind,)) for kind in ("plain", "html")]
+    return [str(message["Subject"]), *(body.get_content() for body in bodies if body is not None)]
+
+
+class TestEmailKit(ActionKit):
+    outcomes: ClassVar = {
+        250: Delivered,
+        **dict.fromkeys((421, 450, 451, 452, 454, 535), Retry),
+        **dict.fromkeys((500, 521, 550, 551, 552, 553, 554), Refused),
+    }
+
+    class action_class(EmailAction):
+        tls_context = ssl.create_default_context(cafile=str(CERTIFICATE))
+
+    def target(self) -> Target:
+        return Mailbox()
 
 
 async def test_a_mail_says_what_happened_in_text_and_html(mail: MailReceiver) -> None:
@@ -169,10 +253,6 @@ async def test_the_answer_decides(mail: MailReceiver, reply: str, kind: type[Out
     outcome = await mailer(mail.port).deliver(delivery())
     assert isinstance(outcome, kind)
     assert outcome.detail == reply
-
-
-async def test_a_server_that_is_not_there_is_a_retry() -> None:
-    assert isinstance(await mailer(free_port()).deliver(delivery()), Retry)
 
 
 async def test_a_server_that_hangs_up_is_a_retry() -> None:

@@ -8,7 +8,10 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -17,6 +20,7 @@ from actions.base import Delivered, Delivery, Retry
 from actions.log import LogAction, LogSettings
 from tests.actions.test_alert import ALERT
 from tests.support.delivering import context
+from tua.plugin.kit import ActionKit, Target
 
 NASTY = ALERT.model_copy(update={"message": "\x1b[2J\x1b]0;owned\x07Nokia\nALERT! forged\r\u202eend\x9b31m"})
 ROOT = Path(__file__).parents[2]
@@ -33,6 +37,57 @@ def delivery(alert: Alert = ALERT) -> Delivery:
 
 def log() -> LogAction:
     return LogAction("log", LogSettings(), context())
+
+
+class StandardOutput(Target):
+    """Standard output of this process, while it is entered. A write that hangs goes on at `up`."""
+
+    def __init__(self, stream: type[io.StringIO]) -> None:
+        class Stream(stream):  # type: ignore[misc, valid-type]
+            def write(_, text: str) -> int:
+                self._flows.wait()
+                return super().write(text)  # type: ignore[no-any-return]
+
+        self._stream = Stream()
+        self._flows = threading.Event()
+        self._flows.set()
+
+    def __enter__(self) -> Self:
+        self._before, sys.stdout = sys.stdout, self._stream
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.up()
+        sys.stdout = self._before
+
+    def settings(self) -> Mapping[str, object]:
+        return {}
+
+    def received(self) -> list[str]:
+        return self._stream.getvalue().splitlines()
+
+    def answer(self, code: int) -> None:
+        raise NotImplementedError
+
+    def hang(self) -> None:
+        self._flows.clear()
+
+    def up(self) -> None:
+        self._flows.set()
+
+
+class TestLogKit(ActionKit):
+    action_class = LogAction
+
+    def target(self) -> Target:
+        return StandardOutput(io.StringIO)
+
+
+class TestLogOnATerminalKit(ActionKit):
+    action_class = LogAction
+
+    def target(self) -> Target:
+        return StandardOutput(Terminal)
 
 
 async def test_on_a_terminal_it_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

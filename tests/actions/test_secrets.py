@@ -13,7 +13,7 @@ import prometheus_client
 import pytest
 import structlog
 
-from settings import RetrySettings, Secret
+from settings import ActionSettings, RetrySettings, Secret
 from tests.actions.conftest import Start
 from tests.support.delivering import Broker, action, email_action, opened
 from tests.support.receivers import HttpReceiver, MailReceiver, RawServer, Reply, free_port
@@ -24,11 +24,35 @@ USER_INFO = "pa55InUserInfo"
 HOOK = "whsec_" + base64.b64encode(b"the key of the webhook!!").decode()
 PASSWORD = "M4ilPassword"
 NAME = "m4iluser"
+SLACK = "S1ackTokenInTheUrl"
+TEAMS = "T3amsSignatureInTheUrl"
+DISCORD = "D1scordTokenInTheUrl"
+TELEGRAM = "T3legramSecretHalfOfTheToken"
+PAGERDUTY = "P4gerDutyRoutingKeyInTheBody"
+SECRETS = (TOKEN, USER_INFO, HOOK.removeprefix("whsec_"), PASSWORD, NAME, SLACK, TEAMS, DISCORD, TELEGRAM, PAGERDUTY)
 
 
 def forms(secret: str) -> list[bytes]:
     plain = secret.encode()
     return [plain, plain.hex().encode(), base64.b64encode(plain)[:-4]]
+
+
+def channels(monkeypatch: pytest.MonkeyPatch, where: str, server: str, **more: object) -> dict[str, ActionSettings]:
+    """The actions that tell people, with the server in the place of each service."""
+    urls = {
+        "slack": f"{server}/services/T0/B0/{SLACK}",
+        "teams": f"{server}/workflows/1/triggers/manual/paths/invoke?sig={TEAMS}",
+        "discord": f"{server}/api/webhooks/1/{DISCORD}?thread_id=1",
+    }
+    for name, url in urls.items():
+        monkeypatch.setenv(f"{name}_{where}", url)
+    monkeypatch.setenv("TELEGRAM", f"123456:{TELEGRAM}")
+    monkeypatch.setenv("PAGERDUTY", PAGERDUTY)
+    return {
+        **{f"{name}_{where}": action(name, url=Secret(env=f"{name}_{where}"), **more) for name in urls},
+        f"telegram_{where}": action("telegram", token=Secret(env="TELEGRAM"), chat_id="1", api_url=server, **more),
+        f"pagerduty_{where}": action("pagerduty", routing_key=Secret(env="PAGERDUTY"), api_url=server, **more),
+    }
 
 
 def test_secrets_are_found_nowhere(
@@ -44,7 +68,9 @@ def test_secrets_are_found_nowhere(
     async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
         target = head.split(b" ")[1]
-        said = b" ".join((target, unquote_to_bytes(target), target.replace(b"/", b"\\/"), head))
+        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        body = await reader.readexactly(length)
+        said = b" ".join((body[:60], target, unquote_to_bytes(target), target.replace(b"/", b"\\/"), head))
         writer.write(b"HTTP/1.1 404 Not Found\r\ncontent-length: %d\r\n\r\n" % len(said) + said)
 
     logging.basicConfig(level=logging.DEBUG, stream=sys.stderr, force=True)
@@ -77,14 +103,20 @@ def test_secrets_are_found_nowhere(
             name: action("webhook", url=Secret(env=f"URL_{name}"), secret=Secret(env="HOOK"), retry=hang)
             for name in hosts
         }
+        servers = {"failing": failing, "fine": fine, "echoing": echoing, "broken": broken, "refusing": refusing}
+        for name, server in servers.items():
+            actions |= channels(monkeypatch, name, f"http://127.0.0.1:{server.port}", retry=hang)
+        actions |= channels(monkeypatch, "down", f"http://127.0.0.1:{free_port()}", retry=hang)
         actions["mail"] = email_action(mail.port, **login)
         actions["maildown"] = email_action(free_port(), **login)
         run = start(actions)
         run.dispatcher.put([opened(run.settings)])
         wait_until(lambda: run.dispatcher.pending() == 0)
         run.dispatcher.close()
-        assert fine.requests[0].path.endswith(TOKEN)
-    assert len(broker.on("tua.dead-letters")) == len(actions) - 1
+        reached = b" ".join(request.path.encode() + request.body for request in fine.requests).decode()
+        assert all(secret in reached for secret in (TOKEN, SLACK, TEAMS, DISCORD, TELEGRAM, PAGERDUTY))
+    assert len(fine.requests) == 6
+    assert len(broker.on("tua.dead-letters")) == len(actions) - len(fine.requests)
     out, err = capfd.readouterr()
     assert "A delivery is given up" in out + err
     places = {
@@ -95,6 +127,6 @@ def test_secrets_are_found_nowhere(
         "shown": repr((run.settings, actions, structlog.get_config())).encode(),
     }
     for place, content in places.items():
-        for secret in (TOKEN, USER_INFO, HOOK.removeprefix("whsec_"), PASSWORD, NAME):
+        for secret in SECRETS:
             for form in forms(secret):
                 assert form not in content, f"{secret} was {place}"

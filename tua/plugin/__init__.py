@@ -17,7 +17,7 @@ from actions.base import (
     Refused,
     Retry,
 )
-from actions.http import Answer, HttpAction, Post, resolved, resolved_url
+from actions.http import Answer, HttpAction, Post, SafeUrl, SecretUrl, json_post, resolved, resolved_url
 from actions.message import Message
 from settings.actions import ActionSettings, NotifySettings
 from settings.problems import Mistake
@@ -43,10 +43,13 @@ __all__ = [
     "Post",
     "Refused",
     "Retry",
+    "SafeUrl",
     "Secret",
     "SecretRef",
     "SecretRefs",
+    "SecretUrl",
     "Summary",
+    "json_post",
     "resolved",
     "resolved_url",
 ]
