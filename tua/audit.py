@@ -107,7 +107,8 @@ def redrive(
     )
     for name, count in gone.items():
         hint = did_you_mean(name, settings.actions)
-        typer.echo(f"left alone: {_number(count, 'dead letter')} of '{name}', which is no longer configured ({hint})", err=True)
+        left = f"left alone: {_number(count, 'dead letter')} of '{name}', which is no longer configured"
+        typer.echo(f"{left} ({hint})", err=True)
     if gone:
         raise typer.Exit(1)
 

@@ -16,6 +16,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from actions.delivery.compose import cooldown_of
+from actions.delivery.identity import key_text
+from actions.delivery.noise import spared as spared_by
 from detection.durations import spoken
 from detection.intake import Rejected
 from detection.replay import replay
@@ -64,18 +67,21 @@ def backtest(
                     out.write(_rejected_line(topic, rejected))
 
             episodes, matched = replay(rules, topics, file.sizes, file.records(), on_rejected)
+        spared = _spared(episodes, settings)
         if format_ is Format.JSONL:
             for line in _lines(episodes, {rule.name: rule for rule in rules}):
                 sys.stdout.buffer.write(line)
             sys.stdout.flush()
         else:
-            _show(episodes, settings)
+            _show(episodes, settings, spared)
     except BrokenPipeError:
         raise  # as from `| head`, which is no mistake to tell of
     except (EventFileError, OSError) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
     _explain(sum(file.sizes.values()), episodes, matched, counts, details)
+    for rule, ids in spared.items():
+        typer.echo(f"{rule}: its cooldown spares people {_number(len(ids), 'alert')} of these", err=True)
 
 
 def _explain(
@@ -91,6 +97,25 @@ def _explain(
     for rule, count in matched.items():
         if rule not in alerted:
             typer.echo(f"{rule}: no alert; {count} of the events pass its `where` and have its key", err=True)
+
+
+def _spared(episodes: list[Transition], settings: Settings) -> dict[str, set[str]]:
+    """For each rule with a cooldown: the ids of the alerts that nobody would have been told of."""
+    result = {}
+    for rule in settings.rules:
+        if (cooldown := cooldown_of(rule)) is None:
+            continue
+        by_key: dict[str, list[Transition]] = {}
+        for episode in episodes:
+            if episode.rule == rule.name:
+                by_key.setdefault(key_text(episode), []).append(episode)
+        result[rule.name] = {
+            episode.alert_id
+            for lives in by_key.values()
+            for episode, is_spared in zip(lives, spared_by(cooldown, lives), strict=True)
+            if is_spared
+        }
+    return result
 
 
 def _number(count: int, word: str) -> str:
@@ -130,12 +155,14 @@ def _line(values: dict[str, Any]) -> bytes:
     return msgspec.json.encode(values) + b"\n"
 
 
-def _show(episodes: list[Transition], settings: Settings) -> None:
+def _show(episodes: list[Transition], settings: Settings, spared: dict[str, set[str]]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("opened (UTC)", "rule", "severity", "key", "lasted"):
         table.add_column(name)
     for name in ("peak", "events"):
         table.add_column(name, justify="right")
+    if spared:
+        table.add_column("told")
     for episode in episodes:
         key = ", ".join(_spelled(value) for value in episode.key)
         table.add_row(
@@ -146,6 +173,7 @@ def _show(episodes: list[Transition], settings: Settings) -> None:
             spoken(episode.resolves_at_ms - episode.opened_at_ms),
             str(episode.peak),
             str(episode.events),
+            *(["no: cooldown" if episode.alert_id in spared.get(episode.rule, ()) else "yes"] if spared else []),
         )
     if episodes:
         Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 160).print(table)

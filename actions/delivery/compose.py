@@ -59,9 +59,7 @@ class Composer:
         else:
             _log.warning("An alert of a rule that is gone ended, and nothing is known of it", alert=t.alert_id)
             return None
-        cooldown = None
-        if rule is not None and rule.cooldown is not None:
-            cooldown = Cooldown(rule.cooldown.first_ms, rule.cooldown.cap_ms)
+        cooldown = None if rule is None else cooldown_of(rule)
         return Composed(alert.to_json(), alert.severity, cooldown, tuple(self._to(t, rule)))
 
     def _to(self, t: Transition, rule: RuleSettings | None) -> Iterator[Address]:
@@ -126,6 +124,11 @@ class Composer:
                     "The message of a rule cannot be made; a plain one is sent", rule=rule.name, error=str(error)
                 )
             return f"{t.rule}: {_listed(key)} {t.status}, peak {t.peak}, {t.events} events"
+
+
+def cooldown_of(rule: RuleSettings) -> Cooldown | None:
+    """The cooldown of a rule, if it has one."""
+    return None if rule.cooldown is None else Cooldown(rule.cooldown.first_ms, rule.cooldown.cap_ms)
 
 
 def _flood_of(settings: ActionSettings) -> Flood | None:

@@ -17,8 +17,8 @@ once for each interval.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 from actions.alert import Alert, KeyCount, Summary
 from actions.delivery.identity import key_text
@@ -28,6 +28,19 @@ from detection.transitions import Transition
 FLOOD = "flood"
 TOP = 10
 _SEVERITIES = ("info", "warning", "critical")
+
+
+@dataclass(frozen=True)
+class LastTold:
+    """The last alert of a key that was told: when it was over, and how often the cooldown after it has doubled.
+
+    `came_back`: something was suppressed since.
+    """
+
+    resolves_at_ms: int
+    severity: str
+    level: int
+    came_back: bool
 
 
 @dataclass(frozen=True)
@@ -41,6 +54,15 @@ class Cooldown:
         """How long it is after `level` doublings, in milliseconds."""
         return min(self.first_ms << min(level, 40), self.cap_ms)
 
+    def judge(self, last: LastTold | None, opened_at_ms: int, severity: str) -> tuple[int | None, int]:
+        """Until when an alert that opens then is suppressed (None: it is told), and its level."""
+        if last is None:
+            return None, 0
+        until_ms = last.resolves_at_ms + self.after(last.level)
+        if opened_at_ms >= until_ms:
+            return None, last.level + 1 if last.came_back else 0
+        return None if _rank(severity) > _rank(last.severity) else until_ms, last.level
+
 
 @dataclass(frozen=True)
 class Flood:
@@ -48,6 +70,20 @@ class Flood:
 
     more_than: int
     within_ms: int
+
+
+def spared(cooldown: Cooldown, episodes: Iterable[Transition]) -> list[bool]:
+    """Which of the episodes of one key and severity, in the order in which they open, a cooldown suppresses."""
+    result: list[bool] = []
+    last: LastTold | None = None
+    for episode in episodes:
+        until_ms, level = cooldown.judge(last, episode.opened_at_ms, _SEVERITIES[0])
+        result.append(until_ms is not None)
+        if until_ms is None:
+            last = LastTold(episode.resolves_at_ms, _SEVERITIES[0], level, came_back=False)
+        elif last is not None:
+            last = replace(last, came_back=True)
+    return result
 
 
 def cooled(db: sqlite3.Connection, t: Transition, severity: str, cooldown: Cooldown | None) -> str | None:
@@ -70,24 +106,19 @@ def _decided(db: sqlite3.Connection, t: Transition, severity: str, cooldown: Coo
         return None, 0
     of_key = "rule = ? AND version = ? AND key = ? AND id != ? AND severity != ''"
     key = (t.rule, t.rule_version, key_text(t), t.alert_id)
-    last = db.execute(
+    row = db.execute(
         f"SELECT opened_at_ms, resolves_at_ms, severity, level FROM alerts WHERE {of_key} AND suppressed IS NULL"
         " AND opened_at_ms <= ? ORDER BY resolves_at_ms DESC LIMIT 1",
         (*key, t.opened_at_ms),
     ).fetchone()
-    if last is None:
-        return None, 0
-    opened_at_ms, resolves_at_ms, last_severity, level = last
-    until_ms = resolves_at_ms + cooldown.after(level)
-    if t.opened_at_ms < until_ms:
-        if _rank(severity) > _rank(last_severity):
-            return None, level
-        return f"cooldown until {iso(until_ms)}", level
-    came_back = db.execute(
-        f"SELECT EXISTS (SELECT 1 FROM alerts WHERE {of_key} AND suppressed IS NOT NULL AND opened_at_ms >= ?)",
-        (*key, opened_at_ms),
-    ).fetchone()[0]
-    return None, level + 1 if came_back else 0
+    last = None
+    if row is not None:
+        since = f"SELECT EXISTS (SELECT 1 FROM alerts WHERE {of_key} AND suppressed IS NOT NULL AND opened_at_ms >= ?)"
+        (came_back,) = db.execute(since, (*key, row[0])).fetchone()
+        _, resolves_at_ms, last_severity, level = row
+        last = LastTold(resolves_at_ms, last_severity, level, bool(came_back))
+    until_ms, level = cooldown.judge(last, t.opened_at_ms, severity)
+    return None if until_ms is None else f"cooldown until {iso(until_ms)}", level
 
 
 def _keep(db: sqlite3.Connection, alert_id: str, severity: str, suppressed: str | None, level: int) -> None:

@@ -128,6 +128,14 @@ def test_the_table_is_for_people_and_no_key_reaches_the_terminal_raw() -> None:
     assert "No\\x1b[31mkia" in result.stdout
 
 
+def test_the_table_says_what_people_would_have_been_spared_by_a_cooldown() -> None:
+    Path("tua.yaml").write_text(CONFIG.replace("within: 5s}}", "within: 5s}, cooldown: 1m}"), encoding="utf-8")
+    bursts = [order("Nokia", start + at_ms) for start in (0, 30_000, 90_000) for at_ms in (0, 100, 200)]
+    result = backtest(*bursts, order("iPad", 200_000), more=())
+    assert [line.split()[-1] for line in result.stdout.splitlines()] == ["told", "yes", "cooldown", "yes"]
+    assert "hot: its cooldown spares people 1 alert of these" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("line", "what"),
     [

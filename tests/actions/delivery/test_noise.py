@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from msgspec.structs import replace
 from actions.alert import Summary
 from actions.delivery import metrics
 from actions.delivery.compose import Composer
-from actions.delivery.noise import Cooldown
+from actions.delivery.noise import Cooldown, spared
 from actions.delivery.outbox import Outbox
 from actions.delivery.records import Places
 from actions.delivery.store import Store
@@ -182,6 +183,20 @@ def test_the_alert_that_goes_on_is_not_silent_where_the_one_merged_into_it_was_t
 @pytest.mark.parametrize(("level", "expected"), [(0, 10), (1, 20), (3, 80), (4, 100), (1_000, 100)])
 def test_it_doubles_up_to_the_cap(level: int, expected: int) -> None:
     assert Cooldown(10, 100).after(level) == expected
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_backtest_says_the_same_as_the_outbox(seed: int) -> None:
+    generator = random.Random(seed)
+    noise = Noise(cooldown=cooldown(10 * MINUTE, 60 * MINUTE))
+    ends, now = [], 0
+    for n in range(60):
+        now += generator.choice((1, 5, 9, 11, 30, 90)) * MINUTE
+        life = noise.episode(str(n), now, now := now + generator.randrange(5_000, 2 * MINUTE))
+        noise.put(*life)
+        ends.append(life[1])
+    told = set(noise.names())
+    assert [end.alert_id not in told for end in ends] == spared(Cooldown(10 * MINUTE, 60 * MINUTE), ends)
 
 
 # Flood: more than 3 alerts of a rule within a minute.
