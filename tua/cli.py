@@ -12,6 +12,7 @@ from tua.audit import dead_letters, deliveries
 from tua.backtest import backtest
 from tua.check import check
 from tua.run import run
+from tua.send_test import send_test
 
 app = typer.Typer(
     name="tua",
@@ -24,6 +25,7 @@ app = typer.Typer(
 app.command()(run)
 app.command()(check)
 app.command()(backtest)
+app.command()(send_test)
 app.command()(deliveries)
 app.add_typer(dead_letters, name="dead-letters")
 

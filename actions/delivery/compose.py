@@ -117,7 +117,7 @@ class Composer:
                 }
             )
         except ValueError as error:
-            metrics.RENDERING_ERRORS.labels(rule.name).inc()
+            metrics.RENDERING_ERRORS.labels(f"rule {rule.name}").inc()
             if rule.name not in self._failed:  # once for each start: a rule that fails may do so at every alert
                 self._failed.add(rule.name)
                 _log.error(

@@ -9,5 +9,5 @@ DELIVERIES = Counter(
 )
 SUPPRESSED = Counter("tua_suppressed_deliveries", "Deliveries that people were spared", ["action", "reason"])
 REPLAYS = Counter("tua_replayed_transitions", "Transitions that were told before a restart and are not told again")
-RENDERING_ERRORS = Counter("tua_rendering_errors", "Messages that fell back to a plain text", ["rule"])
+RENDERING_ERRORS = Counter("tua_rendering_errors", "Messages that fell back to the usual or a plain text", ["template"])
 OUTBOX_IN_TROUBLE = Gauge("tua_outbox_in_trouble", "1 while the outbox cannot be written and deliveries are in memory")

@@ -18,11 +18,11 @@ from typing import Any, TypeVar
 import msgspec
 import structlog
 
-from actions.base import Action, Delivered, Outcome, Refused, Retry
+from actions.base import Action, Delivered, Outcome, Refused
 from actions.delivery import metrics
+from actions.delivery.attempt import answer_of, attempt
 from actions.delivery.records import Leased, Mark, Places
 from actions.delivery.spare import SafeOutbox
-from actions.text import cut, escaped, redacted
 from detection.times import iso
 from settings.actions import ActionSettings, NotifySettings
 
@@ -33,7 +33,6 @@ ADOPT_S = 2.0
 PURGE_S = 3_600.0
 MAX_RETRY_AFTER_MS = 3_600_000
 SAY_EVERY_MS = 10_000
-ANSWER_LENGTH = 300
 T = TypeVar("T")
 
 
@@ -145,14 +144,7 @@ class Sender:
             if delivery.action in self._disabled:
                 outcome = Refused("not attempted: the target said before that it wants nothing more")
             else:
-                async with asyncio.timeout(action.time_limit_s):
-                    outcome = await action.deliver(delivery)
-        except TimeoutError:
-            outcome = Retry(f"no answer within {action.time_limit_s:g} s")
-        except Exception as error:  # noqa: BLE001 - an action's mistake must cost no more than the attempt
-            # Its text may quote anything, a URL with a token in it too.
-            outcome = Retry(f"the action failed with {type(error).__name__}")
-            _log.error("An action failed", action=action.name, error=type(error).__name__)
+                outcome = await attempt(action, delivery)
         finally:
             task = asyncio.current_task()
             assert task is not None
@@ -161,7 +153,7 @@ class Sender:
         self._awake.set()
 
     def _mark(self, leased: Leased, action: Action[ActionSettings], outcome: Outcome) -> Mark:
-        answer = cut(escaped(redacted(outcome.detail, action.secrets())), ANSWER_LENGTH)
+        answer = answer_of(action, outcome)
         about: dict[str, Any] = {
             "action": action.name,
             "recipient": leased.delivery.recipient,

@@ -1,0 +1,35 @@
+"""One attempt of one delivery, whatever the action does, and what of its answer may be kept."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from actions.base import Action, ActionError, Delivery, Outcome, Retry
+from actions.text import cut, escaped, redacted
+from settings.actions import ActionSettings
+
+_log = structlog.get_logger()
+
+ANSWER_LENGTH = 300
+
+
+async def attempt(action: Action[ActionSettings], delivery: Delivery) -> Outcome:
+    """How it ended, within the action's total time. Raises nothing but CancelledError."""
+    try:
+        async with asyncio.timeout(action.time_limit_s):
+            return await action.deliver(delivery)
+    except TimeoutError:
+        return Retry(f"no answer within {action.time_limit_s:g} s")
+    except ActionError as error:
+        return Retry(str(error))
+    except Exception as error:  # noqa: BLE001 - an action's mistake must cost no more than the attempt
+        # Its text may quote anything, a URL with a token in it too.
+        _log.error("An action failed", action=action.name, error=type(error).__name__)
+        return Retry(f"the action failed with {type(error).__name__}")
+
+
+def answer_of(action: Action[ActionSettings], outcome: Outcome) -> str:
+    """What the other side said, in short, without secrets and without a character that steers a terminal."""
+    return cut(escaped(redacted(outcome.detail, action.secrets())), ANSWER_LENGTH)
