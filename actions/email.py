@@ -14,11 +14,11 @@ import structlog
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from actions.base import Action, ActionError, Context, Delivered, Delivery, Outcome, Refused, Retry, is_loopback
-from actions.email_message import compose_email
+from actions.email_message import MailTemplates, Writer, compose_email, mistakes_in
 from settings.actions import NotifySettings
 from settings.base import NoRepeats, NotEmpty
 from settings.fields import Name
-from settings.problems import Mistake
+from settings.problems import Mistake, Mistakes
 from settings.secrets import MaybeSecret, Secret, SecretError, SecretRef, notes_on_defaults
 
 _log = structlog.get_logger()
@@ -40,7 +40,7 @@ MailAddress = Annotated[str, AfterValidator(_address)]
 
 
 class EmailSettings(NotifySettings):
-    """`port` None: 587 for starttls, 465 for implicit TLS, 25 without TLS."""
+    """`port` None: 587 for starttls, 465 for implicit TLS, 25 without TLS. `templates`: see MailTemplates."""
 
     type: Literal["email"] = "email"
     host: Name = "localhost"
@@ -50,6 +50,7 @@ class EmailSettings(NotifySettings):
     password: SecretRef | None = Field(default=None, validate_default=True)
     sender: MailAddress = Field(alias="from")
     to: Annotated[tuple[MailAddress, ...], NotEmpty, NoRepeats]
+    templates: MailTemplates = MailTemplates()
 
     @field_validator("password")
     @classmethod
@@ -65,6 +66,13 @@ class EmailSettings(NotifySettings):
             )
         return password
 
+    @field_validator("templates")
+    @classmethod
+    def _templates_work(cls, templates: MailTemplates, info: ValidationInfo) -> MailTemplates:
+        if mistakes := tuple(mistakes_in(templates, summaries=info.data.get("flood") is not None)):
+            raise Mistakes(mistakes)
+        return templates
+
     def notes(self) -> tuple[str, ...]:
         return tuple(notes_on_defaults("password", self.password))
 
@@ -79,6 +87,7 @@ class EmailAction(Action[EmailSettings]):
 
     def __init__(self, name: str, settings: EmailSettings, context: Context) -> None:
         super().__init__(name, settings, context)
+        self._write = Writer(name, settings.templates)
         self._login()
 
     def recipients(self) -> tuple[str, ...]:
@@ -94,7 +103,7 @@ class EmailAction(Action[EmailSettings]):
         settings = self.settings
         if delivery.recipient not in settings.to:
             return Refused("it is no longer among the recipients of the action")
-        mail = compose_email(delivery, settings.sender, "opened" in settings.send)
+        mail = compose_email(delivery, settings.sender, "opened" in settings.send, self._write)
         client = aiosmtplib.SMTP(
             hostname=settings.host,
             port=settings.port or _PORTS[settings.tls],
@@ -120,7 +129,7 @@ class EmailAction(Action[EmailSettings]):
             # It is accepted; how the good-bye goes changes nothing, the end of the attempt's time neither.
             with suppress(aiosmtplib.SMTPException, OSError, asyncio.CancelledError):
                 await client.quit(timeout=2)
-            return Delivered(answer)
+            return Delivered(f"250 {answer}")
         finally:
             client.close()
 

@@ -1,9 +1,10 @@
-"""Message templates: Jinja2 in its sandbox, compiled and tried when the configuration is loaded, 4 kB when rendered."""
+"""Templates: Jinja2 in its sandbox, compiled and tried when the configuration is loaded, bounded when rendered."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import chain, islice, product
 from threading import Thread
 from typing import Any
@@ -35,7 +36,7 @@ VARIABLES = frozenset(
         "duration",
     }
 )
-"""What a template may use; whoever renders gives all of them.
+"""What the template of a rule's message may use; whoever renders gives all of them.
 
 `key` maps each key path to its value; `count` and `peak` are both the peak so far; `window` and `duration` are
 spoken (`5 seconds`); `opened_at` and `resolves_at` are ISO 8601 in UTC.
@@ -51,8 +52,14 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     intercepted_binops = frozenset({"*", "**"})
 
+    def __init__(self, html: bool, max_bytes: int) -> None:
+        super().__init__(undefined=jinja2.StrictUndefined, autoescape=html)
+        self._max_bytes = max_bytes
+        if html:
+            del self.filters["safe"]  # by its name as an argument, as in map('safe'), it would be found in no tree
+
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        if _size(operator, left, right) > 2 * MAX_BYTES:
+        if _size(operator, left, right) > 2 * self._max_bytes:
             raise OverflowError(f"what {operator} makes here is too large for a message")
         return super().call_binop(context, operator, left, right)
 
@@ -67,44 +74,56 @@ def _size(operator: str, left: object, right: object) -> int:
     return 0
 
 
-_ENVIRONMENT = _Environment(undefined=jinja2.StrictUndefined)
+@cache
+def _environment(html: bool, max_bytes: int) -> _Environment:
+    return _Environment(html, max_bytes)
 
 
 @dataclass(frozen=True)
 class Template:
     """A compiled template. `variables` are those it uses, `key_paths` what it looks up in `key` by a literal.
 
-    `constants` are the texts and numbers in it.
+    `constants` are the texts and numbers in it, `max_bytes` bounds what it makes, in UTF-8.
     """
 
     text: str
     variables: frozenset[str]
     key_paths: tuple[str, ...]
     constants: tuple[str | int, ...]
+    max_bytes: int
     _compiled: jinja2.Template = field(repr=False, compare=False)
 
-    def render(self, values: Mapping[str, object]) -> str:
-        """The text, cut at 4 kB of UTF-8 while it is made, so that an endless loop ends there.
+    def render(self, values: Mapping[str, object], *, whole: bool = False) -> str:
+        """The text, cut at `max_bytes` while it is made, so that an endless loop ends there.
 
-        What comes out is never a template again. Raises ValueError for whatever goes wrong in the template.
+        What comes out is never a template again. Raises ValueError for whatever goes wrong in the template, and with
+        `whole` also for a text that would be cut.
         """
         parts, size = [], 0
         try:
             for part in self._compiled.generate(values):
                 parts.append(part)
                 size += len(part.encode("utf-8", "replace"))
-                if size > MAX_BYTES:
+                if size > self.max_bytes:
                     break
         except Exception as error:  # noqa: BLE001 - an expression of the user's can raise anything
             raise ValueError(f"the template failed: {type(error).__name__}: {error}") from None
-        return _cut("".join(parts))
+        if whole and size > self.max_bytes:
+            raise ValueError(f"the template failed: it makes more than {self.max_bytes // 1024} kB")
+        return _cut("".join(parts), self.max_bytes)
 
 
-def compile_template(text: str) -> Template:
-    """Compile the text of a template. Raises ValueError with the line (of the text) of a syntax error."""
+def compile_template(text: str, *, html: bool = False, max_bytes: int = MAX_BYTES) -> Template:
+    """Compile the text of a template. Raises ValueError with the line (of the text) of a syntax error.
+
+    With `html` every value is escaped, and the template has no way to have one that is not.
+    """
+    environment = _environment(html, max_bytes)
     try:
-        tree = _ENVIRONMENT.parse(text)
-        compiled = _ENVIRONMENT.from_string(text)
+        tree = environment.parse(text)
+        if html:
+            _refuse_unescaped(tree)
+        compiled = environment.from_string(text)
     except jinja2.TemplateSyntaxError as error:
         where = f" in its line {error.lineno}" if "\n" in text.strip() else ""
         raise ValueError(f"the template cannot be read{where}: {str(error.message).rstrip('.')}") from None
@@ -112,31 +131,46 @@ def compile_template(text: str) -> Template:
     constants = tuple(node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str | int))
     variables = frozenset(meta.find_undeclared_variables(tree))
     paths = tuple(_key_paths(tree)) if "key" in variables else ()
-    return Template(text, variables, paths, constants, compiled)
+    return Template(text, variables, paths, constants, max_bytes, compiled)
 
 
-def template_mistakes(template: Template, key: tuple[str, ...] | None) -> tuple[tuple[str, str], ...]:
-    """What a template asks for that a rule with these key paths does not have, as (what is wrong, hint).
+def _refuse_unescaped(tree: nodes.Template) -> None:
+    for found in tree.find_all((nodes.Filter, nodes.ScopedEvalContextModifier)):
+        if not isinstance(found, nodes.Filter) or found.name == "safe":
+            what = "the filter 'safe'" if isinstance(found, nodes.Filter) else "autoescape"
+            message = f"{what} is not to be had here: what came with an event is always escaped"
+            raise jinja2.TemplateSyntaxError(message, found.lineno)
+
+
+def template_mistakes(
+    template: Template,
+    key: tuple[str, ...] | None,
+    known: Collection[str] = VARIABLES,
+    what: str = "the message",
+) -> tuple[tuple[str, str], ...]:
+    """What a template asks for that is not `known` or not in a rule's key paths, as (what is wrong, hint).
 
     With None for a key that is not known, the paths are not judged.
     """
-    unknown = sorted(template.variables - VARIABLES)
+    unknown = sorted(template.variables.difference(known))
     paths = sorted({path for path in template.key_paths if path not in key}) if key is not None else []
     return (
-        *((f"the message uses an unknown variable '{name}'", did_you_mean(name, VARIABLES)) for name in unknown),
-        *(
-            (f"the message uses key['{path}'], which is not in the rule's key", _written(path, key or ()))
-            for path in paths
-        ),
+        *((f"{what} uses an unknown variable '{name}'", did_you_mean(name, known)) for name in unknown),
+        *((f"{what} uses key['{path}'], which is not in the rule's key", _written(path, key or ())) for path in paths),
     )
 
 
 def trial(template: Template, key: tuple[str, ...], threshold: int, window_ms: int) -> str | None:
-    """Why a template fails whatever the alert, or None: it is rendered with sample values until that works once."""
+    """Why the template of a rule's message fails whatever the alert, or None."""
+    return failure(template, _samples(template, key, threshold, window_ms))
+
+
+def failure(template: Template, samples: Iterable[Mapping[str, object]], *, whole: bool = False) -> str | None:
+    """Why a template fails with every one of some sample values, or None: it is rendered until that works once."""
     outcome: list[str | None] = ["the template failed: it takes too long"]
 
     def render() -> None:
-        outcome[0] = _failure(template, _samples(template, key, threshold, window_ms))
+        outcome[0] = _first_failure(template, samples, whole)
 
     # Loops in loops may go on for years without writing a letter. A thread stuck in them ends with the process.
     thread = Thread(target=render, daemon=True)
@@ -145,11 +179,11 @@ def trial(template: Template, key: tuple[str, ...], threshold: int, window_ms: i
     return outcome[0]
 
 
-def _failure(template: Template, samples: Iterator[Mapping[str, object]]) -> str | None:
+def _first_failure(template: Template, samples: Iterable[Mapping[str, object]], whole: bool) -> str | None:
     first = None
     for values in samples:
         try:
-            template.render(values)
+            template.render(values, whole=whole)
         except ValueError as error:
             first = first or str(error)
         else:
@@ -157,14 +191,20 @@ def _failure(template: Template, samples: Iterator[Mapping[str, object]]) -> str
     return first
 
 
-def _samples(template: Template, key: tuple[str, ...], threshold: int, window_ms: int) -> Iterator[dict[str, object]]:
+def sample_keys(template: Template, key: tuple[str, ...]) -> Iterator[dict[str, object]]:
+    """Values for the paths of a key with which a template may work."""
     # A template may look up the values of a key in a mapping of its own: those are among its constants.
     either = product(_SAMPLES, repeat=len(key))
     any_of = product((*_SAMPLES, *template.constants), repeat=len(key))
-    for number, values in enumerate(islice(chain(either, any_of), _TRIALS)):
+    for values in islice(chain(either, any_of), _TRIALS):
+        yield dict(zip(key, values, strict=True))
+
+
+def _samples(template: Template, key: tuple[str, ...], threshold: int, window_ms: int) -> Iterator[dict[str, object]]:
+    for number, values in enumerate(sample_keys(template, key)):
         count = threshold + 3 * (number + 1)
         yield {
-            "key": dict(zip(key, values, strict=True)),
+            "key": values,
             "count": count,
             "peak": count,
             "events": count + 8,
@@ -199,10 +239,10 @@ def _is_key(node: nodes.Node) -> bool:
     return isinstance(node, nodes.Name) and node.name == "key"
 
 
-def _cut(text: str) -> str:
+def _cut(text: str, max_bytes: int) -> str:
     # Events may hold half a surrogate pair, which no receiver can be sent: it becomes a question mark.
     data = text.encode("utf-8", "replace")
-    if len(data) > MAX_BYTES:
+    if len(data) > max_bytes:
         mark = "…".encode()
-        data = data[: MAX_BYTES - len(mark)] + mark
+        data = data[: max_bytes - len(mark)] + mark
     return data.decode("utf-8", "ignore")

@@ -283,7 +283,7 @@ async def test_a_mail_that_was_accepted_is_delivered_however_the_goodbye_goes() 
         await reader.readline()
 
     with RawServer(rude) as server:
-        assert await mailer(server.port).deliver(delivery()) == Delivered("accepted")
+        assert await mailer(server.port).deliver(delivery()) == Delivered("250 accepted")
 
 
 async def test_a_mail_that_was_accepted_is_delivered_also_when_the_time_is_over_by_then() -> None:
@@ -296,7 +296,7 @@ async def test_a_mail_that_was_accepted_is_delivered_also_when_the_time_is_over_
         attempt = asyncio.create_task(mailer(server.port).deliver(delivery()))
         assert await asyncio.to_thread(goodbye.wait, 10)
         attempt.cancel()
-        assert await attempt == Delivered("accepted")
+        assert await attempt == Delivered("250 accepted")
 
 
 async def test_starttls_and_login(server_tls: ssl.SSLContext, login: dict[str, object]) -> None:

@@ -119,3 +119,41 @@ def test_a_template_that_never_ends_ends_the_trial(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(templates, "TRIAL_S", 0.05)
     text = "{% for i in range(2000) %}{% for j in range(2000) %}{% endfor %}{% endfor %}"
     assert trial(compile_template(text), ("ip",), 20, 5_000) == "the template failed: it takes too long"
+
+
+def test_html_has_every_value_escaped_and_what_the_template_says_itself_is_not() -> None:
+    template = compile_template("<b>{{ rule }}</b>{{ '<i>' }}", html=True)
+    assert template.render({"rule": "<script> & \"'"}) == "<b>&lt;script&gt; &amp; &#34;&#39;</b>&lt;i&gt;"
+    assert compile_template("<b>{{ rule }}</b>").render({"rule": "<"}) == "<b><</b>"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ rule | safe }}",
+        "{% filter safe %}{{ rule }}{% endfilter %}",
+        "a\n{% autoescape false %}{{ rule }}{% endautoescape %}",
+    ],
+)
+def test_html_has_no_way_to_a_value_that_is_not_escaped(text: str) -> None:
+    with pytest.raises(ValueError, match="what came with an event is always escaped"):
+        compile_template(text, html=True)
+
+
+def test_nor_by_the_name_of_a_filter() -> None:
+    with pytest.raises(ValueError, match="No filter named 'safe'"):
+        compile_template("{{ [rule] | map('safe') | first }}", html=True).render({"rule": "<"})
+
+
+def test_the_bound_is_the_templates_own() -> None:
+    assert compile_template("{{ 'a' * 10000 }}", max_bytes=20_000).render({}) == "a" * 10_000
+    assert len(compile_template("{{ 'a' * 30000 }}", max_bytes=20_000).render({}).encode()) == 20_000
+    with pytest.raises(ValueError, match="too large"):
+        compile_template("{{ 'a' * 10000 }}").render({})
+
+
+def test_what_must_be_whole_fails_where_it_would_be_cut() -> None:
+    template = compile_template("{{ rule }}")
+    assert template.render({"rule": "a" * MAX_BYTES}, whole=True) == "a" * MAX_BYTES
+    with pytest.raises(ValueError, match="the template failed: it makes more than 4 kB"):
+        template.render({"rule": "a" * (MAX_BYTES + 1)}, whole=True)
