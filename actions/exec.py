@@ -16,9 +16,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from actions.base import Action, ActionError, Context, Delivered, Delivery, Outcome, Refused, Retry
-from actions.exec_run import Printed, Run, signal_name
+from actions.exec_run import Run, signal_name
 from actions.http import resolved
-from actions.text import redacted
 from settings.actions import ActionSettings
 from settings.base import NotEmpty, PositiveDuration
 from settings.problems import Mistake
@@ -132,18 +131,10 @@ class ExecAction(Action[ExecSettings]):
             run.close()
         if run.code is None:
             return Retry(run.trouble)
-        answer = self._printable(run.printed)
+        answer = run.printed.start.decode("utf-8", "replace").strip()
         if run.code < 0:
             return Retry(f"killed by {signal_name(-run.code)} {answer}".strip())
         said = f"exit {run.code} {answer}".strip()
         if run.code == 0:
             return Delivered(said)
         return Refused(said) if run.code in FOR_GOOD else Retry(said)
-
-    def _printable(self, printed: Printed) -> str:
-        text = redacted(printed.start.decode("utf-8", "replace"), self._secrets)
-        if printed.cut:
-            # It may end within a line of a secret, of which a letter may be spelt by twelve (%F0%9F%93%B1).
-            longest = max((len(line) for secret in self._secrets for line in secret.splitlines()), default=0)
-            text = text[: max(0, len(text) - 12 * longest)] + "…"
-        return text.strip()

@@ -6,13 +6,14 @@ import base64
 import html
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from urllib.parse import quote, unquote
 
 # C0, DEL, C1, line and paragraph separators, the marks that turn the direction of what follows; and halves of
 # surrogate pairs, which stand for bytes that are no UTF-8 and can be written nowhere.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u206f\ud800-\udfff]")
 REDACTED = "***"
+_SHORTEST_START = 4
 
 
 def escaped(text: str) -> str:
@@ -51,21 +52,23 @@ def fitted(text: str, room: int, spelled: Callable[[str], str] = str, size: Call
 
 
 def redacted(text: str, secrets: Iterable[str]) -> str:
-    """Without the secrets, however a server spells them when it repeats what it was sent."""
-    spellings = {
-        spelling
-        for secret in secrets
-        for plain in (secret, unquote(secret))
-        for spelling in (
-            plain,
-            quote(plain),
-            quote(plain, safe=""),
-            html.escape(plain),
-            plain.replace("/", "\\/"),
-            base64.b64encode(plain.encode()).decode(),
-        )
-        if spelling
-    }
-    for spelling in sorted(spellings, key=len, reverse=True):
+    """Without the secrets, however a server spells them when it repeats what it was sent.
+
+    The start of one at the end counts too: answers are read up to a bound, which may lie within a secret.
+    """
+    spellings = sorted({spelling for secret in secrets for spelling in _spellings(secret)}, key=len, reverse=True)
+    for spelling in spellings:
         text = text.replace(spelling, REDACTED)
+    text = text.rstrip("\ufffd")  # a character cut in two
+    for spelling in spellings:
+        for length in range(min(len(spelling) - 1, len(text)), _SHORTEST_START - 1, -1):
+            if text.endswith(spelling[:length]):
+                return text[:-length] + REDACTED
     return text
+
+
+def _spellings(secret: str) -> Iterator[str]:
+    for plain in {secret, unquote(secret)}:
+        if plain:
+            yield from (plain, quote(plain), quote(plain, safe=""), html.escape(plain), plain.replace("/", "\\/"))
+            yield base64.b64encode(plain.encode()).decode()

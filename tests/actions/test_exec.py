@@ -18,6 +18,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from actions.base import ActionError, Delivered, Outcome, Refused, Retry
+from actions.delivery.attempt import answer_of
 from actions.exec import ExecAction, ExecSettings
 from actions.exec_run import ANSWER_BYTES
 from actions.registry import ACTION_TYPES
@@ -280,7 +281,7 @@ async def test_a_program_that_prints_while_it_reads_a_megabyte_blocks_nobody(pro
     async with asyncio.timeout(20):
         outcome = await action.deliver(BIG)
     assert isinstance(outcome, Delivered)
-    assert outcome.detail == f"exit 0 {'x' * ANSWER_BYTES}…"
+    assert outcome.detail == f"exit 0 {'x' * ANSWER_BYTES}"
 
 
 async def test_of_a_program_that_prints_a_gigabyte_the_start_is_kept_and_nobody_kills_it(program: Program) -> None:
@@ -288,7 +289,7 @@ async def test_of_a_program_that_prints_a_gigabyte_the_start_is_kept_and_nobody_
     before_kb = peak_memory_kb()
     outcome = await attempt(action, 100)
     assert isinstance(outcome, Refused)
-    assert outcome.detail == "exit 64 " + "\0" * ANSWER_BYTES + "…"
+    assert outcome.detail == "exit 64 " + "\0" * ANSWER_BYTES
     assert peak_memory_kb() - before_kb < 50_000
 
 
@@ -407,10 +408,10 @@ async def test_what_it_prints_of_its_secrets_is_left_out(program: Program, monke
     monkeypatch.setenv("KEY", "-----BEGIN-----\nMIIEvQIBADANBg\n-----END-----")
     secrets = {"TOKEN": Secret(env="TOKEN"), "KEY": Secret(env="KEY"), "OPEN": "in clear"}
     action = program("import os\nprint(*os.environ.values(), os.environ['KEY'].splitlines()[1])", environment=secrets)
-    outcome = await attempt(action)
-    assert "t0ken" not in outcome.detail
-    assert "MIIE" not in outcome.detail
-    assert "in clear" in outcome.detail
+    answer = answer_of(action, await attempt(action))
+    assert "t0ken" not in answer
+    assert "MIIE" not in answer
+    assert "in clear" in answer
     assert {"t0ken-t0ken-t0ken", "MIIEvQIBADANBg"} <= set(action.secrets())
     assert "in clear" not in action.secrets()
 
@@ -420,9 +421,8 @@ async def test_no_part_of_a_secret_is_left_where_the_answer_is_cut(
 ) -> None:
     monkeypatch.setenv("TOKEN", "s3cr3t" * 20)
     action = program("import os\nprint(os.environ['TOKEN'] * 100)", environment={"TOKEN": Secret(env="TOKEN")})
-    outcome = await attempt(action)
-    assert outcome.detail.endswith("…")
-    assert "s3cr" not in outcome.detail
+    answer = answer_of(action, await attempt(action))
+    assert set(answer.removeprefix("exit 0 ")) == {"*"}
 
 
 def test_a_secret_that_is_not_set_is_said_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,37 @@
+"""What is taken out of texts, and where they are cut."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+
+from actions.text import redacted
+
+SECRET = "s3cr3t/with ü & more"
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        SECRET,
+        "s3cr3t/with%20%C3%BC%20%26%20more",
+        "s3cr3t%2Fwith%20%C3%BC%20%26%20more",
+        "s3cr3t/with ü &amp; more",
+        "s3cr3t\\/with ü & more",
+        base64.b64encode(SECRET.encode()).decode(),
+    ],
+)
+def test_a_secret_is_taken_out_however_it_is_spelled_and_wherever_the_text_ends(spelled: str) -> None:
+    assert redacted(f"no such hook: {spelled}; sorry", [SECRET]) == "no such hook: ***; sorry"
+    for length in range(4, len(spelled)):
+        assert redacted(f"no such hook: {spelled[:length]}", [SECRET]) == "no such hook: ***"
+
+
+def test_a_character_that_is_cut_in_two_hides_no_start_of_a_secret() -> None:
+    answer = f"no such hook: {SECRET}".encode()[: len(b"no such hook: s3cr3t/with \xc3")]
+    assert redacted(answer.decode("utf-8", "replace"), [SECRET]) == "no such hook: ***"
+
+
+def test_what_only_resembles_a_secret_stays() -> None:
+    assert redacted("s3cr3t agents said yes", [SECRET, ""]) == "s3cr3t agents said yes"
