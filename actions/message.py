@@ -83,14 +83,16 @@ def listed(key: Mapping[str, Scalar]) -> str:
 
 def _of_summary(summary: Summary) -> Message:
     span = spoken((summary.ended_at - summary.began_at) // 1_000 * 1_000)
-    text = f"{summary.alerts} more alerts of {summary.rule} within {span}, which are not told one by one"
+    more = f"{summary.alerts} more alert{'s' if summary.alerts > 1 else ''}"
+    text = f"{more} of {summary.rule} within {span}, not told one by one"
     facts = [
         ("Over by now", str(summary.resolved)),
         ("From", iso(summary.began_at)),
         ("Until", iso(summary.ended_at)),
     ]
     facts += [(f"Top {n}", f"{_value(listed(one.key))} (peak {one.peak})") for n, one in enumerate(summary.top, 1)]
-    title = cut(stripped(f"[{summary.severity}] {summary.rule}: {summary.alerts} more alerts"), TITLE_LENGTH)
+    facts.append(("Note", "`tua deliveries` and the topic of alerts have each of them"))
+    title = cut(stripped(f"[{summary.severity}] {summary.rule}: {more}"), TITLE_LENGTH)
     return Message(title, summary.severity, _lines(text), tuple(facts))
 
 

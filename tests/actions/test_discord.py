@@ -116,7 +116,7 @@ async def test_a_resolved_alert_shows_that_it_is_over(discord: DiscordAction, we
 async def test_a_summary_tells_of_many_alerts(discord: DiscordAction, web: HttpReceiver) -> None:
     (embed,) = (await body_of(discord, web, SUMMARY))["embeds"]
     assert as_shown(embed["title"]) == "🔴 [critical] hot-product: 120 more alerts"
-    assert embed["description"] == "120 more alerts of hot-product within 1 minute, which are not told one by one"
+    assert embed["description"] == "120 more alerts of hot-product within 1 minute, not told one by one"
     assert facts_of(embed) == FACTS_OF_SUMMARY
 
 

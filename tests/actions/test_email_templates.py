@@ -118,7 +118,7 @@ def test_ours_are_templates_like_the_users() -> None:
                 "title": "[critical] hot-product: 41 more alerts",
                 "label": "critical",
                 "colour": "#b91c1c",
-                "text": "41 more alerts of hot-product within 1 minute, which are not told one by one",
+                "text": "41 more alerts of hot-product within 1 minute, not told one by one",
                 "rule": "hot-product",
                 "severity": "critical",
                 "status": "summary",

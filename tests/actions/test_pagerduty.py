@@ -102,7 +102,7 @@ async def test_a_resolved_alert_resolves_its_incident(pagerduty: PagerDutyAction
 
 
 async def test_a_summary_triggers_the_one_incident_of_its_rule(pagerduty: PagerDutyAction, web: HttpReceiver) -> None:
-    text = "120 more alerts of hot-product within 1 minute, which are not told one by one"
+    text = "120 more alerts of hot-product within 1 minute, not told one by one"
     assert await body_of(pagerduty, web, SUMMARY) == {
         "routing_key": KEY,
         "dedup_key": "flood: hot-product",

@@ -95,7 +95,7 @@ async def test_a_resolved_alert_shows_that_it_is_over(slack: SlackAction, web: H
 
 async def test_a_summary_tells_of_many_alerts(slack: SlackAction, web: HttpReceiver) -> None:
     title = "🔴 [critical] hot-product: 120 more alerts"
-    text = "120 more alerts of hot-product within 1 minute, which are not told one by one"
+    text = "120 more alerts of hot-product within 1 minute, not told one by one"
     assert await body_of(slack, web, SUMMARY) == {
         "text": title,
         "blocks": [

@@ -108,7 +108,7 @@ async def test_a_resolved_alert_shows_that_it_is_over(telegram: TelegramAction, 
 async def test_a_summary_tells_of_many_alerts(telegram: TelegramAction, web: HttpReceiver) -> None:
     assert (await body_of(telegram, web, SUMMARY))["text"] == (
         "🔴 <code>[critical] hot-product: 120 more alerts</code>\n"
-        "<code>120 more alerts of hot-product within 1 minute, which are not told one by one</code>\n"
+        "<code>120 more alerts of hot-product within 1 minute, not told one by one</code>\n"
         f"<pre>{lines(FACTS_OF_SUMMARY)}</pre>"
     )
 

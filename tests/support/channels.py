@@ -46,6 +46,7 @@ FACTS_OF_SUMMARY = [
     ("Until", "2026-01-31T10:01:00.000Z"),
     ("Top 1", "Nokia (peak 31)"),
     ("Top 2", "Siemens (peak 25)"),
+    ("Note", "`tua deliveries` and the topic of alerts have each of them"),
 ]
 
 PINGS = "@everyone @here <!channel> <@U123> <at>Ann</at> /start #tag"
