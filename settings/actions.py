@@ -12,6 +12,8 @@ from settings.base import Duration, NoRepeats, NotEmpty, PositiveDuration, Setti
 from settings.fields import TimeOfDay, TimeZone
 from settings.problems import Mistake
 
+_ENOUGH = 10
+
 Status = Literal["opened", "updated", "resolved"]
 
 
@@ -32,6 +34,15 @@ class RetrySettings(SettingsModel):
                 at=("delays", len(self.delays_ms) - 1),
             )
         return self
+
+    @property
+    def attempts(self) -> int:
+        """How many attempts there are at least before it is given up: as many as the delays make, up to ten."""
+        number, at_ms = 1, 0
+        while number < _ENOUGH and at_ms < self.give_up_ms:
+            at_ms += self.delays_ms[min(number, len(self.delays_ms)) - 1]
+            number += 1
+        return number
 
 
 class FloodSettings(SettingsModel):

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -17,6 +18,7 @@ from rich.table import Table
 from actions.alert import Summary
 from actions.base import read_told
 from actions.delivery.audit import Audit, PastDelivery, Wanted
+from actions.delivery.audit import redrive as redriven
 from actions.delivery.dispatcher import FILE_NAME
 from actions.delivery.store import OutboxError
 from actions.delivery.topic import DEAD_LETTERS
@@ -89,6 +91,9 @@ def redrive(
     alert: AlertOption = None,
     action: ActionOption = None,
     all_: Annotated[bool, typer.Option("--all", help="Everything that was given up.")] = False,
+    overtaken: Annotated[
+        bool, typer.Option("--overtaken", help="Also what comes late: its recipient knows already how it went on.")
+    ] = False,
     config: ConfigOption = None,
 ) -> None:
     """Send what was given up once more, to where the configuration says now.
@@ -98,25 +103,28 @@ def redrive(
     if not all_ and alert is None and action is None:
         raise typer.BadParameter("say which by --alert or --action, or give --all", param_hint="redrive")
     settings = load_or_exit(config_path(config))
+    wanted = Wanted(alert, action, dead=True)
     with _opened(settings) as audit:
-        wanted = Wanted(alert, action, dead=True)
         gone = {name: count for name, count in audit.dead_actions(wanted).items() if name not in settings.actions}
-        again = audit.redrive(wanted, frozenset(settings.actions), time.time_ns() // 1_000_000)
-    typer.echo(
-        f"{_number(again, 'dead letter')} will be sent once more: within seconds by a running job, or at its start"
-    )
+        now_ms = time.time_ns() // 1_000_000
+        again, late = redriven(_path(settings), wanted, frozenset(settings.actions), now_ms, overtaken)
+    when = "within seconds by a running job, or at its start"
+    typer.echo(f"{_number(again, 'dead letter')} will be sent once more: {when}")
+    if late:
+        why = "whose recipient was told since how the alert went on (--overtaken sends them too)"
+        typer.echo(f"left alone: {_number(late, 'dead letter')} {why}", err=True)
     for name, count in gone.items():
         hint = did_you_mean(name, settings.actions)
         left = f"left alone: {_number(count, 'dead letter')} of '{name}', which is no longer configured"
         typer.echo(f"{left} ({hint})", err=True)
-    if gone:
+    if gone or late:
         raise typer.Exit(1)
 
 
 @contextmanager
 def _opened(settings: Settings) -> Iterator[Audit]:
     try:
-        audit = Audit(settings.state.directory / FILE_NAME)
+        audit = Audit(_path(settings))
         try:
             yield audit
         finally:
@@ -124,6 +132,10 @@ def _opened(settings: Settings) -> Iterator[Audit]:
     except OutboxError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
+
+
+def _path(settings: Settings) -> Path:
+    return settings.state.directory / FILE_NAME
 
 
 def _show(audit: Audit, wanted: Wanted, format_: Format, limit: int | None) -> None:
@@ -168,9 +180,12 @@ def _state(one: PastDelivery) -> str:
 
 def _what(one: PastDelivery) -> str:
     body = bytes(one.told)
-    if one.action == DEAD_LETTERS:
-        body = bytes(msgspec.json.decode(body, type=dict[str, msgspec.Raw])["alert"])
-    told = read_told(body)
+    try:
+        if one.action == DEAD_LETTERS:
+            body = bytes(msgspec.json.decode(body, type=dict[str, msgspec.Raw])["alert"])
+        told = read_told(body)
+    except (msgspec.MsgspecError, ValueError, KeyError):
+        return "(cannot be read)"
     if isinstance(told, Summary):
         return escaped(f"{told.rule}: {told.alerts} more alerts")
     return escaped(f"{told.rule}: {cut(listed(told.key), _KEY_LENGTH)} {told.status}")

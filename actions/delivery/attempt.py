@@ -6,7 +6,7 @@ import asyncio
 
 import structlog
 
-from actions.base import Action, ActionError, Delivery, Outcome, Retry
+from actions.base import Action, ActionError, Delivered, Delivery, Outcome, Refused, Retry
 from actions.text import cut, escaped, redacted
 from settings.actions import ActionSettings
 
@@ -19,7 +19,8 @@ async def attempt(action: Action[ActionSettings], delivery: Delivery) -> Outcome
     """How it ended, within the action's total time. Raises nothing but CancelledError."""
     try:
         async with asyncio.timeout(action.time_limit_s):
-            return await action.deliver(delivery)
+            outcome = await action.deliver(delivery)
+        return _checked(outcome)
     except TimeoutError:
         return Retry(f"no answer within {action.time_limit_s:g} s")
     except ActionError as error:
@@ -30,6 +31,19 @@ async def attempt(action: Action[ActionSettings], delivery: Delivery) -> Outcome
         return Retry(f"the action failed with {type(error).__name__}")
 
 
+def _checked(outcome: object) -> Outcome:
+    """Raises TypeError for what is no Outcome: an action of another package may return anything."""
+    if not isinstance(outcome, Delivered | Retry | Refused) or not isinstance(outcome.detail, str):
+        raise TypeError
+    if isinstance(outcome, Retry) and not isinstance(outcome.after_ms, int | None):
+        raise TypeError
+    return outcome
+
+
 def answer_of(action: Action[ActionSettings], outcome: Outcome) -> str:
     """What the other side said, in short, without secrets and without a character that steers a terminal."""
-    return cut(escaped(redacted(outcome.detail, action.secrets())), ANSWER_LENGTH)
+    try:
+        return cut(escaped(redacted(outcome.detail, action.secrets())), ANSWER_LENGTH)
+    except Exception as error:  # noqa: BLE001 - as above; what is not known to be without secrets is not kept
+        _log.error("An action cannot say its secrets", action=action.name, error=type(error).__name__)
+        return "(its answer cannot be kept: the action does not say its secrets)"

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from actions.delivery.outbox import BEHIND, line_up
+from actions.delivery.outbox import BEHIND, SLICE, line_up
 from actions.delivery.records import Row, rows_of
-from actions.delivery.store import OutboxError, Store
+from actions.delivery.store import OutboxError, Store, open_to_read
 from detection.times import iso
 
 _PAGE = 500
 _NOBODY = "redriven"  # no process has that name, so one that lives adopts what belongs to it
+_OVERTAKEN = (
+    "EXISTS (SELECT 1 FROM deliveries WHERE alert_id = d.alert_id AND action = d.action AND recipient = d.recipient"
+    " AND sequence > d.sequence AND state = 'delivered')"
+)
+_REDRIVE = (
+    "UPDATE deliveries SET state = 'pending', reason = NULL, ended_ms = NULL, leased = 0, due_ms = :now,"
+    " scheduled_ms = :now, owner = :owner, failures = 0, failing_since_ms = 0, releases = 0, first_attempt_ms = NULL"
+    " WHERE number = :number"
+)
 
 
 class Attempt(msgspec.Struct, frozen=True):
@@ -80,38 +88,32 @@ class Wanted:
 
 
 class Audit:
-    """The outbox at `path`. Raises OutboxError where there is none, or it cannot be used; its methods do too."""
+    """What is in the outbox at `path`. Raises OutboxError where there is none, or it cannot be read."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        if not path.exists():
-            raise OutboxError(f"there is no outbox at {path}: the job has not run with this state.directory")
-        self._store = Store(path)
+        self._db = open_to_read(path)
 
     def close(self) -> None:
-        self._store.close()
+        self._db.close()
 
     def count(self, wanted: Wanted) -> int:
         """How many deliveries there are."""
         where, values = wanted.where()
-        with self._reading() as db:
-            return int(db.execute(f"SELECT COUNT(*) FROM deliveries WHERE {where}", values).fetchone()[0])
+        return int(self._read(f"SELECT COUNT(*) AS n FROM deliveries WHERE {where}", values)[0]["n"])
 
     def deliveries(self, wanted: Wanted, newest: int | None = None) -> Iterator[PastDelivery]:
         """In the order they were made; with `newest`, only the last so many of them."""
         where, values = wanted.where()
         values["after"] = 0
         if newest is not None:
-            with self._reading() as db:
-                last = f"SELECT number FROM deliveries WHERE {where} ORDER BY number DESC LIMIT {newest}"
-                first = db.execute(f"SELECT MIN(number) FROM ({last})", values).fetchone()[0]
+            last = f"SELECT number FROM deliveries WHERE {where} ORDER BY number DESC LIMIT {newest}"
+            first = self._read(f"SELECT MIN(number) AS n FROM ({last})", values)[0]["n"]
             values["after"] = (first or 1) - 1
         page = f"SELECT * FROM deliveries WHERE {where} AND number > :after ORDER BY number LIMIT {_PAGE}"
         while True:
-            with self._reading() as db:
-                rows = rows_of(db, page, values)
-                found = [_past(row, _history(db, row["id"])) for row in rows]
-            yield from found
+            rows = self._read(page, values)
+            yield from [_past(row, self._history(row["id"])) for row in rows]
             if len(rows) < _PAGE:
                 return
             values["after"] = rows[-1]["number"]
@@ -119,45 +121,53 @@ class Audit:
     def dead_actions(self, wanted: Wanted) -> dict[str, int]:
         """How many dead letters there are of each action."""
         where, values = wanted.where()
-        with self._reading() as db:
-            sql = f"SELECT action, COUNT(*) FROM deliveries WHERE {where} AND state = 'dead' GROUP BY action"
-            return dict(db.execute(sql, values).fetchall())
+        sql = f"SELECT action, COUNT(*) AS n FROM deliveries WHERE {where} AND state = 'dead' GROUP BY action"
+        return {row["action"]: row["n"] for row in self._read(sql, values)}
 
-    def redrive(self, wanted: Wanted, actions: frozenset[str], now_ms: int) -> int:
-        """Make dead letters of these actions due again, with all their retries before them; how many.
+    def _history(self, delivery: str) -> tuple[Attempt, ...]:
+        rows = self._read("SELECT * FROM attempts WHERE delivery = :id ORDER BY attempt", {"id": delivery})
+        return tuple(
+            Attempt(row["attempt"], iso(row["at_ms"]), row["took_ms"], row["outcome"], row["answer"]) for row in rows
+        )
 
-        A running job takes them within seconds, another one at its start, by the configuration it has then.
-        """
-        where, values = wanted.where()
-        known = ", ".join(f":known{n}" for n in range(len(actions)))
-        values |= {f"known{n}": name for n, name in enumerate(sorted(actions))}
+    def _read(self, sql: str, values: Mapping[str, object]) -> list[Row]:
         try:
-            with self._store.writing() as db:
-                changed = db.execute(
-                    "UPDATE deliveries SET state = 'pending', reason = NULL, ended_ms = NULL, leased = 0,"
-                    " due_ms = :now, scheduled_ms = :now, owner = :owner, failures = 0, failing_since_ms = 0,"
-                    f" releases = 0, first_attempt_ms = NULL WHERE {where} AND state = 'dead' AND action IN ({known})",
-                    values | {"now": now_ms, "owner": _NOBODY},
-                )
-                line_up(db, now_ms)
-                return changed.rowcount
-        except sqlite3.Error as error:
-            raise OutboxError(f"the outbox {self._path} cannot be written: {error}") from error
-
-    @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        try:
-            with self._store.reading() as db:
-                yield db
+            return rows_of(self._db, sql, values)
         except sqlite3.Error as error:
             raise OutboxError(f"the outbox {self._path} cannot be read: {error}") from error
 
 
-def _history(db: sqlite3.Connection, delivery: str) -> tuple[Attempt, ...]:
-    rows = db.execute(
-        "SELECT attempt, at_ms, took_ms, outcome, answer FROM attempts WHERE delivery = ? ORDER BY attempt", (delivery,)
+def redrive(path: Path, wanted: Wanted, actions: frozenset[str], now_ms: int, overtaken: bool) -> tuple[int, int]:
+    """Make dead letters of these actions due again, with all their retries before them.
+
+    Returns how many, and how many are left alone because the same recipient was told of a later transition of the
+    alert: with `overtaken` these too. A running job takes them within seconds, another one at its start, by the
+    configuration that it has then. Raises OutboxError.
+    """
+    where, values = wanted.where()
+    known = ", ".join(f":known{n}" for n in range(len(actions)))
+    values |= {f"known{n}": name for n, name in enumerate(sorted(actions))} | {"after": 0}
+    some = (
+        f"SELECT number, alert_id, {_OVERTAKEN} AS overtaken FROM deliveries AS d"
+        f" WHERE {where} AND state = 'dead' AND action IN ({known}) AND number > :after ORDER BY number LIMIT {SLICE}"
     )
-    return tuple(Attempt(number, iso(at_ms), *more) for number, at_ms, *more in rows.fetchall())
+    again = left = 0
+    store = Store(path)
+    try:
+        while True:
+            with store.writing() as db:
+                rows = rows_of(db, some, values)
+                wanted_rows = [row for row in rows if overtaken or not row["overtaken"]]
+                db.executemany(_REDRIVE, [row | {"now": now_ms, "owner": _NOBODY} for row in wanted_rows])
+                line_up(db, now_ms, {row["alert_id"] for row in wanted_rows})
+            again, left = again + len(wanted_rows), left + len(rows) - len(wanted_rows)
+            if len(rows) < SLICE:
+                return again, left
+            values["after"] = rows[-1]["number"]
+    except sqlite3.Error as error:
+        raise OutboxError(f"the outbox {path} cannot be written: {error}") from error
+    finally:
+        store.close()
 
 
 def _past(row: Row, history: tuple[Attempt, ...]) -> PastDelivery:
@@ -171,10 +181,18 @@ def _past(row: Row, history: tuple[Attempt, ...]) -> PastDelivery:
         state=row["state"],
         made_at=iso(row["made_at_ms"]),
         attempts=row["attempts"],
-        told=msgspec.Raw(row["body"]),
+        told=_json(row["body"]),
         reason=row["reason"],
         due_at=iso(row["due_ms"]) if waits else None,
         ended_at=None if row["ended_ms"] is None else iso(row["ended_ms"]),
         last_answer=row["last_answer"],
         history=history,
     )
+
+
+def _json(body: bytes) -> msgspec.Raw:
+    try:
+        msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        return msgspec.Raw(b"null")  # whatever has happened to the file
+    return msgspec.Raw(body)

@@ -17,7 +17,7 @@ once for each interval.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from actions.alert import Alert, KeyCount, Summary
@@ -25,7 +25,6 @@ from actions.delivery.identity import key_text
 from detection.times import iso
 from detection.transitions import Transition
 
-FLOOD = "flood"
 TOP = 10
 _SEVERITIES = ("info", "warning", "critical")
 
@@ -86,19 +85,32 @@ def spared(cooldown: Cooldown, episodes: Iterable[Transition]) -> list[bool]:
     return result
 
 
-def cooled(db: sqlite3.Connection, t: Transition, severity: str, cooldown: Cooldown | None) -> str | None:
-    """Why nobody is told of a transition, or None. The alert must be recorded already."""
+def cooled(
+    db: sqlite3.Connection, t: Transition, severity: str, cooldown: Cooldown | None, lift: Callable[[str], None]
+) -> str | None:
+    """Why nobody is told of a transition, or None. The alert must be recorded already.
+
+    `lift` is called with the id of an alert that was suppressed and is to be told after all.
+    """
     known, suppressed = db.execute("SELECT severity, suppressed FROM alerts WHERE id = ?", (t.alert_id,)).fetchone()
     if known == "":
-        suppressed, level = _decided(db, t, severity, cooldown)
+        # A later transition of an alert of which no more is known was told before: by an older version.
+        suppressed, level = _decided(db, t, severity, cooldown) if t.sequence == 1 else (None, 0)
         _keep(db, t.alert_id, severity, suppressed, level)
     elif suppressed is not None and _rank(severity) > _rank(known):
         suppressed = None
-        db.execute("UPDATE alerts SET severity = ?, suppressed = NULL WHERE id = ?", (severity, t.alert_id))
+        _lift(db, t.alert_id, lift)
+        db.execute("UPDATE alerts SET severity = ? WHERE id = ?", (severity, t.alert_id))
     if t.merged_into is not None and suppressed is None:
         # The alert that goes on must not be silent where this one was told.
-        db.execute("UPDATE alerts SET suppressed = NULL WHERE id = ?", (t.merged_into,))
+        _lift(db, t.merged_into, lift)
     return None if suppressed is None else str(suppressed)
+
+
+def _lift(db: sqlite3.Connection, alert_id: str, lift: Callable[[str], None]) -> None:
+    sql = "UPDATE alerts SET suppressed = NULL WHERE id = ? AND suppressed IS NOT NULL"
+    if db.execute(sql, (alert_id,)).rowcount:
+        lift(alert_id)
 
 
 def _decided(db: sqlite3.Connection, t: Transition, severity: str, cooldown: Cooldown | None) -> tuple[str | None, int]:
@@ -132,75 +144,67 @@ def _rank(severity: str) -> int:
     return _SEVERITIES.index(severity)
 
 
-def flooded(
-    db: sqlite3.Connection, alert_id: str, rule: str, severity: str, action: str, flood: Flood, now_ms: int
-) -> bool:
-    """Whether an action tells of an alert in a summary alone. Opens the flood where this one is the first of it."""
+def flooded(db: sqlite3.Connection, t: Transition, severity: str, action: str, flood: Flood, now_ms: int) -> str | None:
+    """Why an action tells of an alert in a summary alone, or None. Opens the flood where it is the first of it."""
     earlier = db.execute(
         "SELECT reason FROM deliveries WHERE alert_id = ? AND action = ? ORDER BY sequence DESC LIMIT 1",
-        (alert_id, action),
+        (t.alert_id, action),
     ).fetchone()
     if earlier is not None:
-        return bool(earlier[0] == FLOOD)
-    if db.execute("SELECT 1 FROM floods WHERE action = ? AND rule = ?", (action, rule)).fetchone():
-        return True
+        flooded_before = earlier[0] is not None and earlier[0].startswith("flood ")
+        # One that was over and begins again is judged anew: its flood may be long ago.
+        if not (flooded_before and t.reopened):
+            return str(earlier[0]) if flooded_before else None
+    is_open = db.execute("SELECT began_ms FROM floods WHERE action = ? AND rule = ?", (action, t.rule)).fetchone()
+    if is_open:
+        return flood_reason(is_open[0])
     (told,) = db.execute(
         "SELECT COUNT(DISTINCT alert_id) FROM deliveries WHERE action = ? AND rule = ? AND state != 'suppressed'"
         " AND made_at_ms > ? AND made_at_ms <= ?",
-        (action, rule, now_ms - flood.within_ms, now_ms),
+        (action, t.rule, now_ms - flood.within_ms, now_ms),
     ).fetchone()
     if told < flood.more_than:
-        return False
+        return None
     db.execute(
-        "INSERT INTO floods (action, rule, severity, more_than, began_ms, ends_ms, after)"
-        " SELECT ?, ?, ?, ?, ?, ?, COALESCE(MAX(number), 0) FROM deliveries",
-        (action, rule, severity, flood.more_than, now_ms, now_ms + flood.within_ms),
+        "INSERT INTO floods (action, rule, severity, more_than, began_ms, ends_ms) VALUES (?, ?, ?, ?, ?, ?)",
+        (action, t.rule, severity, flood.more_than, now_ms, now_ms + flood.within_ms),
     )
-    return True
+    return flood_reason(now_ms)
 
 
-_OVER = "FROM floods WHERE ends_ms <= :now OR began_ms > :now"  # it began in the future: the clock stepped back
+def flood_reason(began_ms: int) -> str:
+    """The reason of what is suppressed by the flood that began then."""
+    return f"flood of {iso(began_ms)}"
 
 
-def any_over(db: sqlite3.Connection, now_ms: int) -> bool:
-    """Whether the interval of a flood is over."""
-    return bool(db.execute(f"SELECT EXISTS (SELECT 1 {_OVER})", {"now": now_ms}).fetchone()[0])
+def over(db: sqlite3.Connection, now_ms: int) -> tuple[str, str] | None:
+    """A flood whose interval is over, as (action, rule)."""
+    # One that began in the future: the clock stepped back.
+    sql = "SELECT action, rule FROM floods WHERE ends_ms <= ? OR began_ms > ? LIMIT 1"
+    found = db.execute(sql, (now_ms, now_ms)).fetchone()
+    return None if found is None else (str(found[0]), str(found[1]))
 
 
-def summaries(db: sqlite3.Connection, now_ms: int) -> Iterator[tuple[str, Summary]]:
-    """Sums up the floods whose interval is over, as (action, summary). `db` must be in a writing transaction."""
-    over = f"SELECT action, rule, severity, more_than, began_ms, ends_ms, after {_OVER}"
-    for action, rule, severity, more_than, began_ms, ends_ms, after in db.execute(over, {"now": now_ms}).fetchall():
-        summary = _summary(db, action, rule, severity, began_ms, now_ms, after)
-        if summary.alerts > more_than:
-            db.execute(
-                "UPDATE floods SET began_ms = ?, ends_ms = ?,"
-                " after = (SELECT MAX(number) FROM deliveries) WHERE action = ? AND rule = ?",
-                (now_ms, now_ms + ends_ms - began_ms, action, rule),
-            )
-        else:
-            db.execute("DELETE FROM floods WHERE action = ? AND rule = ?", (action, rule))
-        if summary.alerts:
-            yield action, summary
-
-
-def _summary(
-    db: sqlite3.Connection, action: str, rule: str, severity: str, began_ms: int, now_ms: int, after: int
-) -> Summary:
-    # By number alone, not by an index over all that the action ever told: what is new is at the end of the table.
-    # An alert that was summed up before, of which something came now, is not new.
-    flooded_alerts = (
-        "SELECT DISTINCT alert_id FROM deliveries AS d NOT INDEXED"
-        " WHERE number > ? AND action = ? AND rule = ? AND reason = ?"
-        " AND NOT EXISTS (SELECT 1 FROM deliveries WHERE alert_id = d.alert_id AND action = d.action AND number <= ?)"
-    )
-    values = (after, action, rule, FLOOD, after)
-    alerts, resolved = db.execute(
-        f"SELECT COUNT(*), COALESCE(SUM(resolved), 0) FROM alerts WHERE id IN ({flooded_alerts})", values
+def sum_up(db: sqlite3.Connection, action: str, rule: str, now_ms: int) -> Summary | None:
+    """What came in the interval of a flood that is over; None where nothing came. It goes on if it was as much."""
+    key = (action, rule)
+    severity, more_than, began_ms, ends_ms = db.execute(
+        "SELECT severity, more_than, began_ms, ends_ms FROM floods WHERE action = ? AND rule = ?", key
     ).fetchone()
-    top = db.execute(
-        f"SELECT body, peak FROM alerts WHERE id IN ({flooded_alerts}) ORDER BY peak DESC, number LIMIT {TOP}", values
-    )
+    rows = db.execute(
+        "SELECT body, peak, COUNT(*) OVER (), SUM(resolved) OVER () FROM alerts WHERE id IN ("
+        " SELECT alert_id FROM deliveries WHERE state = 'suppressed' AND action = ? AND rule = ? AND reason = ?"
+        f") ORDER BY peak DESC, number LIMIT {TOP}",
+        (*key, flood_reason(began_ms)),
+    ).fetchall()
+    _, _, alerts, resolved = rows[0] if rows else (b"", 0, 0, 0)
+    if alerts > more_than:
+        renewed = (now_ms, now_ms + ends_ms - began_ms, *key)
+        db.execute("UPDATE floods SET began_ms = ?, ends_ms = ? WHERE action = ? AND rule = ?", renewed)
+    else:
+        db.execute("DELETE FROM floods WHERE action = ? AND rule = ?", key)
+    if not alerts:
+        return None
     return Summary(
         id=f"flood {rule} {began_ms}",
         rule=rule,
@@ -210,5 +214,5 @@ def _summary(
         resolved=resolved,
         began_at=began_ms,
         ended_at=now_ms,
-        top=tuple(KeyCount(key=Alert.model_validate_json(body).key, peak=peak) for body, peak in top.fetchall()),
+        top=tuple(KeyCount(key=Alert.model_validate_json(body).key, peak=peak) for body, peak, _, _ in rows),
     )

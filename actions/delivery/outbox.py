@@ -27,6 +27,12 @@ BEHIND = 2**62
 STEPPED_MS = 10_000
 KEEP_MS = 30 * 86_400_000
 KEEP_ATTEMPTS = 50
+SLICE = 1_000  # rows of the housekeeping in one transaction, during which the flow may have to wait
+
+_EARLIER = (
+    "EXISTS (SELECT 1 FROM deliveries WHERE state = 'pending' AND alert_id = d.alert_id"
+    " AND action = d.action AND recipient = d.recipient AND sequence < d.sequence)"
+)
 
 
 class Outbox:
@@ -53,28 +59,42 @@ class Outbox:
 
     def _put(self, db: sqlite3.Connection, t: Transition, composed: Composed, now_ms: int) -> None:
         identity.remember(db, t.alert_id, composed.body)
-        cooled = noise.cooled(db, t, composed.severity, composed.cooldown)
+        cooled = noise.cooled(
+            db, t, composed.severity, composed.cooldown, lambda alert: self._lift(db, alert, composed.severity, now_ms)
+        )
         for to in composed.to:
             reason = cooled if to.people else None
             if reason is None and to.flood is not None:
-                flooded = noise.flooded(db, t.alert_id, t.rule, composed.severity, to.action, to.flood, now_ms)
-                reason = noise.FLOOD if flooded else None
+                reason = noise.flooded(db, t, composed.severity, to.action, to.flood, now_ms)
             for recipient in to.recipients:
                 name = DeliveryName(t.alert_id, t.sequence, to.action, recipient)
                 self._insert(db, name, composed.body, now_ms, t.rule, composed.severity, reason)
 
-    def sum_up(self, recipients: Callable[[str], Sequence[str]], now_ms: int) -> int:
-        """Store the deliveries of the summaries that are due, to the recipients of an action; how many summaries."""
-        made = 0
+    def _lift(self, db: sqlite3.Connection, alert_id: str, severity: str, now_ms: int) -> None:
+        """An alert that a cooldown suppressed is told after all: from the first message that each would have got."""
+        db.execute(
+            "UPDATE deliveries AS d SET state = 'pending', reason = NULL, ended_ms = NULL, due_ms = :now,"
+            " scheduled_ms = :now, owner = :owner, urgent = :urgent"
+            " WHERE alert_id = :alert AND state = 'suppressed' AND reason LIKE 'cooldown %' AND sequence = ("
+            "  SELECT MIN(sequence) FROM deliveries"
+            "  WHERE alert_id = d.alert_id AND action = d.action AND recipient = d.recipient)",
+            {"now": now_ms, "owner": self._owner, "alert": alert_id, "urgent": severity == "critical"},
+        )
+
+    def sum_up(self, recipients: Callable[[str], Sequence[str]], now_ms: int) -> bool:
+        """Store the summary of one flood that is over, for the recipients of its action; whether there was one."""
         with self.store.reading() as db:
-            if not noise.any_over(db, now_ms):
-                return 0
+            if noise.over(db, now_ms) is None:
+                return False
             with self.store.writing():
-                for made, (action, summary) in enumerate(noise.summaries(db, now_ms), 1):  # noqa: B007
+                if (flood := noise.over(db, now_ms)) is None:
+                    return False
+                action, rule = flood
+                if (summary := noise.sum_up(db, action, rule, now_ms)) is not None:
                     for recipient in recipients(action):
                         name = DeliveryName(summary.id, 1, action, recipient)
                         self._insert(db, name, summary.to_json(), now_ms, severity=summary.severity)
-        return made
+        return True
 
     def _insert(
         self,
@@ -121,42 +141,48 @@ class Outbox:
         leases: list[Leased] = []
         open_ = [one for one in places if one.free > 0]
         with self.store.reading() as db:
-            if marks or any(self._due(db, one, 1, now_ms) for one in open_):
-                with self.store.writing():
-                    for mark in marks:
-                        self._apply(db, mark, now_ms)
-                    for action in {mark.leased.delivery.action for mark in marks if mark.state == "delivered"}:
-                        self._release(db, action, now_ms)
-                    for one in open_:
-                        leases += [self._lease(db, row, now_ms) for row in self._due(db, one, one.free, now_ms)]
-            return leases, self._next_due(db, open_)
+            if not marks and not any(self._due(db, one, 1, now_ms) for one in open_):
+                return leases, self._next_due(db, open_)
+            with self.store.writing():
+                for mark in marks:
+                    self._apply(db, mark, now_ms)
+                for action in {mark.leased.delivery.action for mark in marks if mark.state == "delivered"}:
+                    self._release(db, action, now_ms)
+                for one in open_:
+                    leases += [self._lease(db, row, now_ms) for row in self._due(db, one, one.free, now_ms)]
+                # Within the transaction: were it to fail afterwards, the leases would be there and nobody's.
+                next_due_ms = self._next_due(db, open_)
+        return leases, next_due_ms
 
-    def adopt(self, is_dead: Callable[[str], bool], now_ms: int) -> None:
-        """Take over what owners left that are dead; what they had in hand is due now."""
+    def adopt(self, is_dead: Callable[[str], bool], now_ms: int) -> bool:
+        """Take over some of what dead owners left; what they had in hand is due now. Whether there was any."""
         with self.store.reading() as db:
             others = "SELECT DISTINCT owner FROM deliveries WHERE state = 'pending' AND owner != ?"
             dead = [name for (name,) in db.execute(others, (self._owner,)).fetchall() if is_dead(name)]
             if not dead:
-                return
+                return False
+            some = "SELECT number FROM deliveries WHERE state = 'pending' AND owner = ? ORDER BY number LIMIT ?"
             with self.store.writing():
-                db.executemany(
-                    "INSERT OR IGNORE INTO attempts SELECT id, attempts, ?, 0, 'cut short', 'its process died'"
-                    " FROM deliveries WHERE state = 'pending' AND leased AND owner = ?",
-                    [(now_ms, name) for name in dead],
-                )
-                db.executemany(
-                    "UPDATE deliveries SET due_ms = CASE WHEN leased THEN ? ELSE due_ms END, leased = 0, owner = ?"
-                    " WHERE state = 'pending' AND owner = ?",
-                    [(now_ms, self._owner, name) for name in dead],
-                )
+                for name in dead:
+                    db.execute(
+                        "INSERT OR IGNORE INTO attempts SELECT id, attempts, ?, 0, 'cut short', 'its process died'"
+                        f" FROM deliveries WHERE leased AND number IN ({some})",
+                        (now_ms, name, SLICE),
+                    )
+                    db.execute(
+                        "UPDATE deliveries SET due_ms = CASE WHEN leased THEN ? ELSE due_ms END, leased = 0, owner = ?"
+                        f" WHERE number IN ({some})",
+                        (now_ms, self._owner, name, SLICE),
+                    )
+        return True
 
     def strangers(self, known: Iterable[str]) -> list[Leased]:
-        """The pending deliveries of this owner for actions that are not among the known ones."""
+        """Some of the pending deliveries of this owner for actions that are not among the known ones."""
         with self.store.reading() as db:
             names = list(known)
             places = ", ".join("?" * len(names))
-            sql = f"SELECT * FROM deliveries WHERE state = 'pending' AND owner = ? AND action NOT IN ({places})"
-            return [as_leased(row) for row in rows_of(db, sql, (self._owner, *names))]
+            sql = f"SELECT * FROM deliveries WHERE state = 'pending' AND owner = ? AND action NOT IN ({places}) LIMIT ?"
+            return [as_leased(row) for row in rows_of(db, sql, (self._owner, *names, SLICE))]
 
     def actions_of(self, alert_id: str) -> list[str]:
         """The actions that an alert was told to before."""
@@ -171,18 +197,28 @@ class Outbox:
         with self.store.reading() as db:
             return int(db.execute("SELECT COUNT(*) FROM deliveries WHERE state = 'pending'").fetchone()[0])
 
-    def purge(self, retention_ms: int, now_ms: int) -> None:
-        """Forget what ended longer ago than that: deliveries, and alerts that are over with their aliases.
+    def purge(self, retention_ms: int, now_ms: int) -> bool:
+        """Forget some of what ended longer ago than that; whether there was any.
 
-        Alerts are kept for KEEP_MS at least: they are how a replay is known to be one.
+        Of an alert that is not over, all is kept: what becomes of its end depends on what was told. So is what a flood
+        has still to sum up. Alerts are kept for KEEP_MS at least: they are how a replay is known to be one.
         """
-        before = (now_ms - retention_ms,)
+        alerts_before_ms = now_ms - max(retention_ms, KEEP_MS)
         with self.store.writing() as db:
-            db.execute("DELETE FROM attempts WHERE delivery IN (SELECT id FROM deliveries WHERE ended_ms < ?)", before)
-            db.execute("DELETE FROM deliveries WHERE ended_ms < ?", before)
-            alerts_before = (now_ms - max(retention_ms, KEEP_MS),)
-            db.execute("DELETE FROM alerts WHERE resolved AND changed_ms < ?", alerts_before)
-            db.execute("DELETE FROM aliases WHERE alert_id NOT IN (SELECT id FROM alerts)")
+            old = db.execute(
+                "SELECT number, id FROM deliveries AS d WHERE ended_ms < ?"
+                " AND NOT EXISTS (SELECT 1 FROM alerts WHERE id = d.alert_id AND NOT resolved)"
+                " AND NOT EXISTS (SELECT 1 FROM floods WHERE action = d.action AND rule = d.rule) LIMIT ?",
+                (now_ms - retention_ms, SLICE),
+            ).fetchall()
+            db.executemany("DELETE FROM attempts WHERE delivery = ?", [(id_,) for _, id_ in old])
+            db.executemany("DELETE FROM deliveries WHERE number = ?", [(number,) for number, _ in old])
+            alerts = db.execute(
+                "SELECT id FROM alerts WHERE resolved AND changed_ms < ? LIMIT ?", (alerts_before_ms, SLICE)
+            ).fetchall()
+            db.executemany("DELETE FROM aliases WHERE alert_id = ?", alerts)
+            db.executemany("DELETE FROM alerts WHERE id = ?", alerts)
+        return bool(old or alerts)
 
     def _due(self, db: sqlite3.Connection, places: Places, limit: int, now_ms: int) -> list[Row]:
         rows = self._free(db, places, "due_ms <= ? ORDER BY due_ms, number LIMIT ?", (now_ms, limit))
@@ -195,11 +231,9 @@ class Outbox:
     def _free(self, db: sqlite3.Connection, places: Places, condition: str, values: Sequence[int]) -> list[Row]:
         return rows_of(
             db,
-            "SELECT * FROM deliveries AS d WHERE state = 'pending' AND owner = ? AND action = ? AND NOT leased"
-            " AND (urgent OR NOT ?)"
-            " AND NOT EXISTS (SELECT 1 FROM deliveries WHERE state = 'pending' AND alert_id = d.alert_id"
-            f"  AND action = d.action AND recipient = d.recipient AND sequence < d.sequence) AND {condition}",
-            (self._owner, places.action, places.quiet, *values),
+            f"SELECT * FROM deliveries AS d WHERE state = 'pending' AND owner = ? AND action = ? {_urgent(places)}"
+            f" AND NOT leased AND NOT {_EARLIER} AND {condition}",
+            (self._owner, places.action, *values),
         )
 
     def _lease(self, db: sqlite3.Connection, row: Row, now_ms: int) -> Leased:
@@ -218,9 +252,9 @@ class Outbox:
     def _next_due(self, db: sqlite3.Connection, places: Iterable[Places]) -> int | None:
         dues = [
             db.execute(
-                "SELECT due_ms FROM deliveries WHERE state = 'pending' AND owner = ? AND action = ? AND NOT leased"
-                " AND (urgent OR NOT ?) ORDER BY due_ms LIMIT 1",
-                (self._owner, one.action, one.quiet),
+                f"SELECT due_ms FROM deliveries WHERE state = 'pending' AND owner = ? AND action = ? {_urgent(one)}"
+                " AND NOT leased ORDER BY due_ms LIMIT 1",
+                (self._owner, one.action),
             ).fetchone()
             for one in places
         ]
@@ -230,8 +264,10 @@ class Outbox:
         delivery = mark.leased.delivery
         self._write_down(db, mark, now_ms)
         if mark.state == "waits":
+            # Behind an earlier one, which may have been redriven meanwhile.
             db.execute(
-                "UPDATE deliveries SET leased = 0, due_ms = ?, scheduled_ms = ?, failures = failures + 1,"
+                f"UPDATE deliveries AS d SET leased = 0, due_ms = CASE WHEN {_EARLIER} THEN {BEHIND} ELSE ? END,"
+                " scheduled_ms = ?, failures = failures + 1,"
                 " failing_since_ms = CASE WHEN ? THEN 0 WHEN failures = 0 THEN ? ELSE failing_since_ms END,"
                 " last_answer = ? WHERE id = ? AND state = 'pending' AND leased",
                 (now_ms + mark.delay_ms, now_ms, mark.asked, now_ms, mark.answer, delivery.id),
@@ -290,14 +326,18 @@ class Outbox:
         db.execute("INSERT OR REPLACE INTO targets (action, last_success_ms) VALUES (?, ?)", (action, now_ms))
 
 
-def line_up(db: sqlite3.Connection, now_ms: int) -> None:
-    """Put every waiting row behind the earlier ones of its alert, and let the first of each line go."""
-    earlier = (
-        "EXISTS (SELECT 1 FROM deliveries WHERE state = 'pending' AND alert_id = d.alert_id"
-        " AND action = d.action AND recipient = d.recipient AND sequence < d.sequence)"
-    )
-    db.execute(f"UPDATE deliveries AS d SET due_ms = {BEHIND} WHERE state = 'pending' AND NOT leased AND {earlier}")
-    db.execute(
-        f"UPDATE deliveries AS d SET due_ms = ? WHERE state = 'pending' AND due_ms = {BEHIND} AND NOT {earlier}",
-        (now_ms,),
-    )
+def _urgent(places: Places) -> str:
+    return "AND urgent" if places.quiet else ""
+
+
+def line_up(db: sqlite3.Connection, now_ms: int, alerts: Iterable[str] | None = None) -> None:
+    """Put every waiting row (of these alerts) behind the earlier ones of its line, and let the first one go."""
+    behind = f"UPDATE deliveries AS d SET due_ms = {BEHIND} WHERE state = 'pending' AND NOT leased AND {_EARLIER}"
+    first = f"UPDATE deliveries AS d SET due_ms = ? WHERE state = 'pending' AND due_ms = {BEHIND} AND NOT {_EARLIER}"
+    if alerts is None:
+        db.execute(behind)
+        db.execute(first, (now_ms,))
+        return
+    for alert in alerts:
+        db.execute(f"{behind} AND alert_id = ?", (alert,))
+        db.execute(f"{first} AND alert_id = ?", (now_ms, alert))

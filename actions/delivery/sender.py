@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +34,7 @@ ADOPT_S = 2.0
 PURGE_S = 3_600.0
 MAX_RETRY_AFTER_MS = 3_600_000
 SAY_EVERY_MS = 10_000
+CLOSING_S = 10.0
 T = TypeVar("T")
 
 
@@ -90,7 +92,10 @@ class Sender:
             self._awake.set()
 
         self._loop.call_soon_threadsafe(begin)
-        self._thread.join()
+        self._thread.join(grace_ms / 1_000 + CLOSING_S)
+        if self._thread.is_alive():
+            _log.error("The sender does not end: an action holds it up. What it had in hand is attempted again")
+            return
         self._disk.shutdown()
 
     def _run(self) -> None:
@@ -170,14 +175,15 @@ class Sender:
             return self._dead(leased, answer, "refused", action)
         retry, now_ms = action.settings.retry, self._now_ms()
         give_up_ms = leased.first_attempt_ms + retry.give_up_ms
-        if action.gives_up and now_ms >= give_up_ms:
+        # A clock that jumps does not stand in for attempts.
+        if action.gives_up and now_ms >= give_up_ms and leased.failures + 1 >= retry.attempts:
             return self._dead(leased, answer, "gave up", action)
         delay_ms = retry.delays_ms[min(leased.failures, len(retry.delays_ms) - 1)]
         delay_ms = int(delay_ms * (0.9 + 0.2 * self._jitter()))
         asked_ms = min(outcome.after_ms or 0, MAX_RETRY_AFTER_MS)
         asked = asked_ms > delay_ms  # to be tried again sooner is not for the target to ask
         delay_ms = max(delay_ms, asked_ms)
-        if action.gives_up:
+        if action.gives_up and now_ms < give_up_ms:
             delay_ms = min(delay_ms, give_up_ms - now_ms)
         metrics.DELIVERIES.labels(action.name, "retry").inc()
         self._say_failing(now_ms, **about, answer=answer, again_in_ms=delay_ms)
@@ -220,17 +226,18 @@ class Sender:
 
     async def _keep(self) -> None:
         """What has to be done now and then: take over from the dead, end what nobody can deliver, purge."""
-        loop = asyncio.get_running_loop()
-        purge_at = 0.0
+        purging = _Hourly(self._now_ms)
         while True:
             try:
-                await self._on_disk(self._outbox.adopt)
-                await self._end_strangers()
-                if await self._on_disk(self._outbox.sum_up, self._recipients):
+                # In small bites, between which the flow gets its turn.
+                while await self._on_disk(self._outbox.adopt):
                     self._awake.set()
-                if loop.time() >= purge_at:
-                    purge_at = loop.time() + PURGE_S
-                    await self._on_disk(self._outbox.purge, self._retention_ms)
+                await self._end_strangers()
+                while await self._on_disk(self._outbox.sum_up, self._recipients):
+                    self._awake.set()
+                if purging.is_due():
+                    while await self._on_disk(self._outbox.purge, self._retention_ms):
+                        pass
             except Exception as error:  # noqa: BLE001 - as in _clerk
                 _log.error("The sender stumbled and goes on", error=repr(error))
             await asyncio.sleep(ADOPT_S)
@@ -239,9 +246,10 @@ class Sender:
         return self._actions[action].recipients() if action in self._actions else ()
 
     async def _end_strangers(self) -> None:
-        for leased in await self._on_disk(self._outbox.strangers, tuple(self._actions)):
-            answer = leased.row["last_answer"] or ""
-            self._marks.append(self._dead(leased, answer, "its action is no longer configured", None))
+        while leases := await self._on_disk(self._outbox.strangers, tuple(self._actions)):
+            reason = "its action is no longer configured"
+            marks = [self._dead(leased, leased.row["last_answer"] or "", reason, None) for leased in leases]
+            await self._on_disk(self._outbox.exchange, marks, ())
             self._awake.set()
 
     async def _finish(self) -> None:
@@ -263,6 +271,23 @@ class Sender:
 
     async def _on_disk(self, work: Callable[..., T], *args: Any) -> T:
         return await self._loop.run_in_executor(self._disk, work, *args)
+
+
+class _Hourly:
+    """When an hour is over since the last time. Not when the clock jumped since: it may come back."""
+
+    def __init__(self, now_ms: Callable[[], int]) -> None:
+        self._now_ms = now_ms
+        self._last: tuple[float, int] | None = None
+
+    def is_due(self) -> bool:
+        """Whether it is; then the next hour begins."""
+        now_s, wall_ms = time.monotonic(), self._now_ms()
+        last_s, last_ms = self._last or (now_s - PURGE_S, wall_ms - PURGE_S * 1_000)
+        if now_s - last_s < PURGE_S:
+            return False
+        self._last = now_s, wall_ms
+        return wall_ms - last_ms < (now_s - last_s + PURGE_S) * 1_000
 
 
 def _is_quiet(settings: ActionSettings, now_ms: int) -> bool:

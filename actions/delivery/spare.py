@@ -19,7 +19,7 @@ from typing import TypeVar
 
 import structlog
 
-from actions.delivery import metrics
+from actions.delivery import metrics, noise
 from actions.delivery.identity import key_text
 from actions.delivery.outbox import Outbox, line_up
 from actions.delivery.owner import Owner
@@ -32,6 +32,7 @@ _log = structlog.get_logger()
 MEND_EVERY_MS = 2_000
 SAY_EVERY_MS = 60_000
 BUSY_MS = 3_000
+PATIENCE = 10  # times BUSY_MS
 T = TypeVar("T")
 
 
@@ -54,11 +55,15 @@ class SafeOutbox:
         self._now_ms = now_ms
         self._bound = bound
         self._in_spare = 0
+        self._uncopied = False  # what is in the file is not in the spare yet
         self._copied = 0  # the last number in the spare that is a copy from the file
         self._closed = False
         self._tried_ms = self._said_ms = 0
+        self._in_flight: set[str] = set()  # what was leased and whose outcome has not come back
+        self._floods: list[Row] = []  # those that the spare began with
         self._lock = RLock()
-        self.adopt()
+        while self.adopt():
+            pass
 
     @property
     def full(self) -> bool:
@@ -82,26 +87,29 @@ class SafeOutbox:
     def exchange(self, marks: Sequence[Mark], places: Sequence[Places]) -> tuple[list[Leased], int | None]:
         """Outbox.exchange."""
         now_ms = self._now_ms()
-        return self._do(
+        leases, next_due_ms = self._do(
             lambda file: file.exchange(marks, places, now_ms),
             lambda spare: spare.exchange(marks, places, now_ms),
             lambda spare: _add(spare, (mark.leased for mark in marks)),
         )
+        self._in_flight -= {mark.leased.delivery.id for mark in marks}
+        self._in_flight |= {leased.delivery.id for leased in leases}
+        return leases, next_due_ms
 
-    def sum_up(self, recipients: Callable[[str], Sequence[str]]) -> int:
+    def sum_up(self, recipients: Callable[[str], Sequence[str]]) -> bool:
         """Outbox.sum_up."""
         now_ms = self._now_ms()
         return self._do(lambda file: file.sum_up(recipients, now_ms), lambda spare: spare.sum_up(recipients, now_ms))
 
-    def adopt(self) -> None:
+    def adopt(self) -> bool:
         """Outbox.adopt. While the disk is in trouble others' rows stay theirs."""
         now_ms = self._now_ms()
-        self._do(lambda file: file.adopt(self._owner.is_dead, now_ms), lambda _: None)
+        return self._do(lambda file: file.adopt(self._owner.is_dead, now_ms), lambda _: False)
 
-    def purge(self, retention_ms: int) -> None:
+    def purge(self, retention_ms: int) -> bool:
         """Outbox.purge."""
         now_ms = self._now_ms()
-        self._do(lambda file: file.purge(retention_ms, now_ms), lambda _: None)
+        return self._do(lambda file: file.purge(retention_ms, now_ms), lambda _: False)
 
     def strangers(self, known: Iterable[str]) -> list[Leased]:
         """Outbox.strangers."""
@@ -147,15 +155,28 @@ class SafeOutbox:
                 self._in_spare = self._copied = 0
             if self._spare is None:
                 try:
-                    return on_file(self._file)
+                    return self._patiently(on_file)
                 except sqlite3.Error as error:
                     self._spare = self._open_spare(error)
+            if self._uncopied:
+                self._copy_pending(self._spare)
             prepare(self._spare)
             result = on_spare(self._spare)
             with self._spare.store.reading() as memory:
                 made = memory.execute("SELECT COUNT(*) FROM deliveries WHERE number > ?", (self._copied,))
                 (self._in_spare,) = made.fetchone()
             return result
+
+    def _patiently(self, on_file: Callable[[Outbox], T]) -> T:
+        """That another process holds the file for long is no trouble with the disk, and put must not lean on memory."""
+        for _ in range(PATIENCE - 1):
+            try:
+                return on_file(self._file)
+            except sqlite3.OperationalError as error:
+                if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY:
+                    raise
+                _log.warning("Another process holds the outbox; waiting for it", file=str(self._file.store.path))
+        return on_file(self._file)
 
     def _open_spare(self, error: sqlite3.Error) -> Outbox:
         _log.error(
@@ -168,7 +189,8 @@ class SafeOutbox:
         with suppress(sqlite3.Error):
             self._file.store.wait_for_others_ms(50)
         spare = Outbox(Store(None), self._owner.name)
-        self._copy_pending(spare)
+        self._floods = []
+        self._uncopied = True
         return spare
 
     def _time_to_mend(self) -> bool:
@@ -186,15 +208,19 @@ class SafeOutbox:
                     _insert(file, "targets", row, success)
                 for row in rows_of(memory, "SELECT * FROM attempts"):
                     _insert(file, "attempts", row, "ON CONFLICT DO NOTHING")
-                # Before the deliveries: those with greater numbers are what it sums up.
-                last = file.execute("SELECT COALESCE(MAX(number), 0) FROM deliveries").fetchone()[0]
+                # What became of the floods that it knew was decided here.
+                for row in self._floods:
+                    known = "DELETE FROM floods WHERE action = :action AND rule = :rule AND began_ms = :began_ms"
+                    file.execute(known, row)
                 for row in rows_of(memory, "SELECT * FROM floods"):
-                    _insert(file, "floods", row | {"after": last}, "ON CONFLICT DO NOTHING")
+                    _insert(file, "floods", row, "ON CONFLICT DO NOTHING")
                 for row in rows_of(memory, "SELECT * FROM alerts ORDER BY number"):
                     _insert(file, "alerts", _bare(row), _update("id", row, "excluded.sequence >= alerts.sequence"))
                 own = "SELECT * FROM deliveries WHERE owner = ? ORDER BY number"
                 for row in rows_of(memory, own, (self._owner.name,)):
                     _insert(file, "deliveries", _bare(row), _update("id", row, "deliveries.state = 'pending'"))
+                # What the spare did not know, because the file could not be read.
+                _end_leases(file, self._owner.name, self._in_flight, self._now_ms())
                 line_up(file, self._now_ms())
             self._file.store.wait_for_others_ms(BUSY_MS)
         except sqlite3.Error as error:
@@ -209,7 +235,8 @@ class SafeOutbox:
     def _copy_alerts(self, spare: Outbox, transitions: Sequence[Transition]) -> None:
         """What the file knows of the alerts of these transitions, so that ids, sequences and their order go on.
 
-        A delivery of such an alert that still waits in the file holds back the later ones, also another process's.
+        A delivery of such an alert that still waits in the file holds back the later ones, also another process's;
+        and what became of the earlier ones decides what becomes of the later.
         """
         keys = {(t.rule, t.rule_version, key_text(t)) for t in transitions}
         with suppress(sqlite3.Error), self._file.store.reading() as file, spare.store.writing() as memory:
@@ -219,8 +246,8 @@ class SafeOutbox:
                     _insert(memory, "alerts", _bare(alert), "ON CONFLICT DO NOTHING")
                     for alias in rows_of(file, "SELECT * FROM aliases WHERE alert_id = ?", (alert["id"],)):
                         _insert(memory, "aliases", alias, "ON CONFLICT DO NOTHING")
-                    waiting = "SELECT * FROM deliveries WHERE state = 'pending' AND alert_id = ? ORDER BY number"
-                    for row in rows_of(file, waiting, (alert["id"],)):
+                    told = "SELECT * FROM deliveries WHERE alert_id = ? ORDER BY number"
+                    for row in rows_of(file, told, (alert["id"],)):
                         _insert(memory, "deliveries", _bare(row), "ON CONFLICT DO NOTHING")
 
     def _copy_pending(self, spare: Outbox) -> None:
@@ -229,7 +256,23 @@ class SafeOutbox:
             own = "SELECT * FROM deliveries WHERE state = 'pending' AND owner = ? ORDER BY number LIMIT ?"
             for row in rows_of(file, own, (self._owner.name, self._bound)):
                 _insert(memory, "deliveries", _bare(row), "ON CONFLICT DO NOTHING")
+            _end_leases(memory, self._owner.name, self._in_flight, self._now_ms())
+            self._floods = rows_of(file, "SELECT * FROM floods")
+            for row in self._floods:
+                _insert(memory, "floods", row, "ON CONFLICT DO NOTHING")
+                self._copy_flood(file, memory, row)
+            self._uncopied = False
             self._copied = memory.execute("SELECT COALESCE(MAX(number), 0) FROM deliveries").fetchone()[0]
+
+    def _copy_flood(self, file: sqlite3.Connection, memory: sqlite3.Connection, flood: Row) -> None:
+        """What it has suppressed so far, to be summed up."""
+        some = "state = 'suppressed' AND action = ? AND rule = ? AND reason = ? LIMIT ?"
+        values = (flood["action"], flood["rule"], noise.flood_reason(flood["began_ms"]), self._bound)
+        for row in rows_of(file, f"SELECT * FROM deliveries WHERE {some}", values):
+            _insert(memory, "deliveries", _bare(row), "ON CONFLICT DO NOTHING")
+        alerts = f"SELECT * FROM alerts WHERE id IN (SELECT alert_id FROM deliveries WHERE {some})"
+        for row in rows_of(file, alerts, values):
+            _insert(memory, "alerts", _bare(row), "ON CONFLICT DO NOTHING")
 
 
 def _add(spare: Outbox, leases: Iterable[Leased]) -> None:
@@ -237,6 +280,13 @@ def _add(spare: Outbox, leases: Iterable[Leased]) -> None:
     with spare.store.writing() as memory:
         for leased in leases:
             _insert(memory, "deliveries", _bare(leased.row), "ON CONFLICT DO NOTHING")
+
+
+def _end_leases(db: sqlite3.Connection, owner: str, in_flight: set[str], now_ms: int) -> None:
+    """A lease may be in the file of which nobody was told, where its transaction failed at its very end."""
+    leased = db.execute("SELECT id FROM deliveries WHERE state = 'pending' AND owner = ? AND leased", (owner,))
+    lost = [(now_ms, id_) for (id_,) in leased.fetchall() if id_ not in in_flight]
+    db.executemany("UPDATE deliveries SET leased = 0, due_ms = ? WHERE id = ?", lost)
 
 
 def _bare(row: Row) -> Row:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import RLock
+from urllib.parse import quote
 
 from actions.delivery.identity import SCHEMA as ALERTS_SCHEMA
 
@@ -28,7 +29,7 @@ SCHEMA_VERSION = 2
 # `urgent`: quiet hours do not hold it back.
 # An attempt's row is written with its outcome.
 # A flood is open from the first alert that is not told one by one until `ends_ms`, when the suppressed deliveries
-# with a greater number than `after` are summed up.
+# with its reason are summed up.
 _DELIVERIES_SCHEMA = """
 CREATE TABLE deliveries (
     number INTEGER PRIMARY KEY,
@@ -67,6 +68,8 @@ CREATE TABLE targets (
 """
 
 _NOISE_AND_AUDIT_SCHEMA = """
+CREATE INDEX deliveries_urgent ON deliveries (owner, action, due_ms, number) WHERE state = 'pending' AND urgent;
+CREATE INDEX deliveries_suppressed ON deliveries (action, rule, reason, alert_id) WHERE state = 'suppressed';
 CREATE INDEX deliveries_of_a_rule ON deliveries (action, rule, made_at_ms) WHERE state != 'suppressed';
 CREATE INDEX deliveries_failing ON deliveries (action, failing_since_ms)
     WHERE state = 'pending' AND failing_since_ms > 0;
@@ -86,7 +89,6 @@ CREATE TABLE floods (
     more_than INTEGER NOT NULL,
     began_ms INTEGER NOT NULL,
     ends_ms INTEGER NOT NULL,
-    after INTEGER NOT NULL,
     PRIMARY KEY (action, rule)
 ) STRICT, WITHOUT ROWID;
 """
@@ -144,12 +146,7 @@ class Store:
         self._use_wal(db)
         db.execute("PRAGMA synchronous = FULL")
         db.execute("BEGIN IMMEDIATE")
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-        if version > SCHEMA_VERSION:
-            raise OutboxError(
-                f"the outbox {self.path} was written by a newer version of tua (format {version}, this one knows "
-                f"{SCHEMA_VERSION}): update tua, or move the file away and lose what waits in it"
-            )
+        version = _version(db, self.path)
         if version == 0:
             _run(db, ALERTS_SCHEMA + _DELIVERIES_SCHEMA + _NOISE_AND_AUDIT_SCHEMA)
         else:
@@ -205,3 +202,32 @@ def _run(db: sqlite3.Connection, script: str) -> None:
     # Not executescript, which would commit first.
     for statement in script.split(";"):
         db.execute(statement)
+
+
+def _version(db: sqlite3.Connection, path: Path | None) -> int:
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version > SCHEMA_VERSION:
+        raise OutboxError(
+            f"the outbox {path} was written by a newer version of tua (format {version}, this one knows "
+            f"{SCHEMA_VERSION}): update tua, or move the file away and lose what waits in it"
+        )
+    return int(version)
+
+
+def open_to_read(path: Path) -> sqlite3.Connection:
+    """The database of an outbox, which is not written to nor locked. Raises OutboxError."""
+    if not path.exists():
+        raise OutboxError(f"there is no outbox at {path}: the job has not run with this state.directory")
+    # The second where not even the helpers of the file can be made: then nobody writes to it.
+    for how in ("mode=ro", "mode=ro&immutable=1"):
+        try:
+            db = sqlite3.connect(f"file:{quote(str(path.absolute()))}?{how}", uri=True, isolation_level=None)
+            version = _version(db, path)
+            break
+        except sqlite3.Error as error:
+            problem = error
+    else:
+        raise OutboxError(f"the outbox {path} cannot be opened: {problem}") from problem
+    if version < SCHEMA_VERSION:
+        raise OutboxError(f"the outbox {path} is of an older version of tua: the job brings it up to date at its start")
+    return db

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -192,6 +194,54 @@ def test_what_has_nowhere_to_go_stays_and_is_named(configuration: Path, web: Htt
     assert result.exit_code == 1
     assert "1 dead letter of 'hook', which is no longer configured (did you mean 'hooks'?)" in result.stderr
     assert [one["alert"] for one in lines(tua(configuration, "dead-letters", "list", "--format", "jsonl"))] == ["a"]
+
+
+def test_what_would_come_after_its_sequel_is_left_alone_unless_it_is_wanted(
+    configuration: Path, web: HttpReceiver
+) -> None:
+    web.plan.append(Reply(404))
+    with Job(configuration) as job:
+        life = opened(job.settings, "a", "Nokia")
+        job.dispatcher.put([life])
+        job.done()
+        job.dispatcher.put([resolved(life)])
+        job.done()
+        result = tua(configuration, "dead-letters", "redrive", "--all")
+        assert result.exit_code == 1
+        assert "left alone: 1 dead letter whose recipient was told since how the alert went on" in result.stderr
+        assert tua(configuration, "dead-letters", "redrive", "--all", "--overtaken").exit_code == 0
+        wait_until(lambda: len(web.requests) == 3)
+
+
+def test_many_are_redriven_in_bites(configuration: Path, web: HttpReceiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actions.delivery.audit.SLICE", 10)
+    web.default = Reply(404)
+    with Job(configuration) as job:
+        job.put(*(str(n) for n in range(35)))
+        job.done()
+    assert tua(configuration, "dead-letters", "redrive", "--all").stdout.startswith("35 dead letters will be")
+    assert lines(tua(configuration, "dead-letters", "list", "--format", "jsonl")) == []
+
+
+def test_looking_needs_no_right_to_write_and_waits_for_nobody(configuration: Path, tmp_path: Path) -> None:
+    with Job(configuration) as job:
+        job.put("a")
+        job.done()
+        with closing(sqlite3.connect(tmp_path / "state" / "outbox.sqlite", isolation_level=None)) as db:
+            db.execute("BEGIN IMMEDIATE")
+            assert len(lines(tua(configuration, "deliveries", "--format", "jsonl"))) == 1
+            db.execute("ROLLBACK")
+
+
+def test_a_row_that_cannot_be_read_is_listed_all_the_same(configuration: Path, tmp_path: Path) -> None:
+    with Job(configuration) as job:
+        job.put("a", "b")
+        job.done()
+    with closing(sqlite3.connect(tmp_path / "state" / "outbox.sqlite")) as db, db:
+        db.execute("UPDATE deliveries SET body = x'ff00' WHERE alert_id = 'a'")
+    assert "(cannot be read)" in tua(configuration, "deliveries").stdout
+    found = lines(tua(configuration, "deliveries", "--format", "jsonl"))
+    assert [one["told"] is None for one in found] == [True, False]
 
 
 def test_redrive_wants_to_be_told_what(configuration: Path) -> None:

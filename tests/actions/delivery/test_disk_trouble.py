@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
@@ -63,6 +64,12 @@ def read_only(dispatcher: Dispatcher, _: Path) -> Iterator[None]:
 
 LONG = "B" * 20_000  # needs pages of its own, which a full disk has not
 WAYS = [pytest.param(way, id=way.__name__) for way in (locked, full_disk, read_only)]
+
+
+def floods(directory: Path) -> int:
+    """How many are open."""
+    with closing(sqlite3.connect(directory / "outbox.sqlite")) as db:
+        return int(db.execute("SELECT COUNT(*) FROM floods").fetchone()[0])
 
 
 def told(web: HttpReceiver) -> list[tuple[str, int]]:
@@ -237,6 +244,51 @@ def test_a_flood_while_the_disk_is_in_trouble_is_summed_up_too(
     assert not run.dispatcher._outbox.in_trouble
     wait_until(lambda: "[warning] hot: 9 more alerts" in mail.subjects())
     wait_until(lambda: run.dispatcher.pending() == 0)
+
+
+def test_floods_and_what_was_told_go_on_over_the_trouble_and_back(
+    start: Start, mail: MailReceiver, tmp_path: Path
+) -> None:
+    now = [1_800_000_000_000]
+    flood = FloodSettings(more_than=3, within=60_000)
+    run = start({"mail": email_action(mail.port, flood=flood)}, now_ms=lambda: now[0])
+
+    def burst(name: str, count: int) -> None:
+        run.dispatcher.put([opened(run.settings, f"{name}{n}", f"{name}{n}") for n in range(count)])
+
+    told = opened(run.settings, "told", "told")
+    run.dispatcher.put([told])
+    burst("file", 6)  # two are told, and a flood of four is open in the file
+    wait_until(lambda: len(mail.mails) == 3)
+    with read_only(run.dispatcher, tmp_path / "state"):
+        burst("spare", 5)
+        run.dispatcher.put([resolved(told), resolved(opened(run.settings, "file5", "file5"))])
+        wait_until(lambda: "[resolved] hot: told" in mail.subjects())
+        now[0] += 60_000
+        wait_until(lambda: "[warning] hot: 9 more alerts" in mail.subjects())
+    now[0] += 60_000
+    wait_until(lambda: not run.dispatcher._outbox.in_trouble and floods(tmp_path / "state") == 0)
+    burst("after", 1)
+    wait_until(lambda: "[warning] hot: after0" in mail.subjects() and run.dispatcher.pending() == 0)
+    assert len(mail.mails) == 6, "none again, none of those that the flood swallowed, and no second summary"
+
+
+def test_a_process_that_waits_for_another_does_not_lean_on_memory(
+    start: Start, web: HttpReceiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spare, "PATIENCE", 1_000)
+    run = start({"web": action("webhook", url=web.url)})
+    with structlog.testing.capture_logs() as logs:
+        holder = sqlite3.connect(tmp_path / "state" / "outbox.sqlite", isolation_level=None, check_same_thread=False)
+        holder.execute("BEGIN IMMEDIATE")
+        putting = threading.Thread(target=lambda: run.dispatcher.put([opened(run.settings)]))
+        putting.start()
+        wait_until(lambda: any("Another process holds the outbox" in line["event"] for line in logs))
+        holder.execute("ROLLBACK")
+        holder.close()
+        putting.join(10)
+    assert not run.dispatcher._outbox.in_trouble
+    wait_until(lambda: web.requests)
 
 
 def test_what_is_still_in_memory_at_the_end_is_said(start: Start, tmp_path: Path) -> None:

@@ -8,11 +8,14 @@ import sqlite3
 import threading
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
+import structlog
 from msgspec.structs import replace
 
-from actions.base import Delivered, Delivery, Outcome, delivery_id
+from actions.base import Delivered, Delivery, Outcome, Retry, delivery_id
+from actions.delivery import sender
 from actions.log import LogAction
 from actions.webhook import WebhookAction
 from settings import DeliverySettings, RetrySettings
@@ -315,13 +318,74 @@ def test_what_ended_is_forgotten_after_the_retention(start: Start, web: HttpRece
     now = [1_800_000_000_000]
     actions = {"web": action("webhook", url=web.url)}
     run = start(actions, now_ms=lambda: now[0], delivery=DeliverySettings(retention=60_000))
-    run.dispatcher.put([opened(run.settings)])
+    life = opened(run.settings)
+    run.dispatcher.put([life, resolved(life), opened(run.settings, "open", "B")])
     wait_until(lambda: run.dispatcher.pending() == 0)
     now[0] += 60_001
     run.restart()
-    wait_until(lambda: rows(tmp_path / "state") == [])
-    run.dispatcher.put([opened(run.settings)])
+    # Of the one that goes on, what was told decides what will be.
+    wait_until(lambda: {row["alert_id"] for row in rows(tmp_path / "state")} == {"open"})
+    run.dispatcher.put([life, resolved(life)])
     assert run.dispatcher.pending() == 0, "that it was told is remembered for longer"
+
+
+def test_a_clock_that_jumps_ahead_gives_nothing_up(start: Start, mail: MailReceiver, tmp_path: Path) -> None:
+    now = [0]
+    run = start({"mail": email_action(free_port(), retry=RetrySettings())}, now_ms=lambda: now[0])
+    run.dispatcher.put([opened(run.settings)])
+    wait_until(lambda: any(row["failures"] == 2 for row in rows(tmp_path / "state")))
+    now[0] += 50 * 365 * 86_400_000  # as where it had not been set when the job started
+    wait_until(lambda: any(row["failures"] > 2 for row in rows(tmp_path / "state")))
+    assert [row["state"] for row in rows(tmp_path / "state") if row["action"] == "mail"] == ["pending"]
+
+
+@pytest.mark.parametrize("given", [None, Delivered(200), Retry("later", "soon")], ids=repr)  # type: ignore[arg-type]
+def test_an_action_that_gives_back_anything_costs_no_more_than_the_attempt(
+    start: Start, web: HttpReceiver, monkeypatch: pytest.MonkeyPatch, given: Any
+) -> None:
+    given_back = []
+
+    async def careless(self: LogAction, delivery: Delivery) -> Any:
+        given_back.append(delivery.id)
+        return given if len(given_back) < 3 else Delivered()
+
+    monkeypatch.setattr(LogAction, "deliver", careless)
+    run = start({"log": action("log")})
+    run.dispatcher.put([opened(run.settings)])
+    wait_until(lambda: run.dispatcher.pending() == 0)
+    assert len(given_back) == 3
+
+
+def test_an_answer_is_not_kept_where_the_action_cannot_say_its_secrets(
+    start: Start, web: HttpReceiver, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(WebhookAction, "secrets", lambda self: 1 / 0)
+    run = start({"web": action("webhook", url=web.url)})
+    run.dispatcher.put([opened(run.settings)])
+    wait_until(lambda: run.dispatcher.pending() == 0)
+    (said,) = [row["last_answer"] for row in rows(tmp_path / "state") if row["action"] == "web"]
+    assert said.startswith("(its answer cannot be kept")
+
+
+def test_an_action_that_holds_up_the_sender_does_not_hold_up_the_end(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    async def blocking(self: LogAction, delivery: Delivery) -> Outcome:
+        begun.set()
+        ended.wait(60)
+        return Delivered()
+
+    monkeypatch.setattr(LogAction, "deliver", blocking)
+    monkeypatch.setattr(sender, "CLOSING_S", 0.1)
+    run = start({"log": action("log")})
+    run.dispatcher.put([opened(run.settings)])
+    assert begun.wait(10)
+    with structlog.testing.capture_logs() as logs:
+        run.dispatcher.close(0)  # comes back
+    assert any("The sender does not end" in line["event"] for line in logs)
+    ended.set()
 
 
 def test_what_was_in_flight_when_it_closed_goes_on_at_the_next_start(start: Start, web: HttpReceiver) -> None:

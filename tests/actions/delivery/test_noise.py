@@ -19,6 +19,7 @@ from actions.delivery.records import Places
 from actions.delivery.store import Store
 from actions.delivery.topic import ALERTS, OwnTopicAction, OwnTopicSettings
 from actions.registry import create
+from detection.times import iso
 from detection.transitions import Transition
 from settings import CooldownSettings, FloodSettings, QuietHours, RetrySettings, Settings
 from tests.actions.conftest import Start
@@ -79,7 +80,8 @@ class Noise:
 
     def sum_up(self, now_ms: int) -> list[Summary]:
         """The summaries that are due, as the first recipient gets them."""
-        self.outbox.sum_up(lambda _: self.settings.actions["mail"].to, now_ms)  # type: ignore[attr-defined]
+        while self.outbox.sum_up(lambda _: self.settings.actions["mail"].to, now_ms):  # type: ignore[attr-defined]
+            pass
         leases, _ = self.outbox.exchange((), [Places("mail", 1_000)], now_ms)
         mine = [leased.delivery for leased in leases if leased.delivery.recipient == "a@example.com"]
         return [delivery.told for delivery in mine if isinstance(delivery.told, Summary)]
@@ -173,11 +175,22 @@ def test_the_alert_that_goes_on_is_not_silent_where_the_one_merged_into_it_was_t
     b, _ = noise.episode("b", 6 * MINUTE, 7 * MINUTE)
     c, _ = noise.episode("c", 12 * MINUTE, 13 * MINUTE)
     noise.put(*noise.episode("a", 0, MINUTE), b, c)
+    assert noise.told()[2] == ("b", 1, "cooldown until 1970-01-01T00:11:00.000Z")
     noise.put(replace(c, sequence=2, status="resolved", merged_into="b"))
     noise.put(replace(b, sequence=2, status="resolved", peak=30, resolves_at_ms=14 * MINUTE))
     assert noise.told()[2:] == [
-        ("b", 1, "cooldown until 1970-01-01T00:11:00.000Z"), ("c", 1, "told"), ("c", 2, "told"), ("b", 2, "told"),
+        ("b", 1, "told"), ("c", 1, "told"), ("c", 2, "told"), ("b", 2, "told"),
     ]  # fmt: skip
+
+
+def test_an_alert_whose_severity_rises_is_told_from_its_opening() -> None:
+    noise = Noise(cooldown=cooldown(10 * MINUTE), severity="info")
+    b = noise.episode("b", 2 * MINUTE, 3 * MINUTE)
+    noise.put(*noise.episode("a", 0, MINUTE), b[0])
+    assert noise.names() == ["a"]
+    noise.use(cooldown=cooldown(10 * MINUTE), severity="critical")
+    noise.put(b[1])
+    assert noise.told()[2:] == [("b", 1, "told"), ("b", 2, "told")]
 
 
 @pytest.mark.parametrize(("level", "expected"), [(0, 10), (1, 20), (3, 80), (4, 100), (1_000, 100)])
@@ -233,7 +246,7 @@ def test_the_end_of_an_alert_that_was_told_is_told_and_of_one_that_was_summed_up
     noise = Noise(flood=FloodSettings(more_than=3, within=MINUTE))
     life = burst(noise, 5)
     noise.put(resolved(life[0]), resolved(life[4]), now_ms=NOW + 1_000)
-    assert noise.told()[-2:] == [("0", 2, "told"), ("4", 2, "flood")]
+    assert noise.told()[-2:] == [("0", 2, "told"), ("4", 2, f"flood of {iso(NOW)}")]
     (summary,) = noise.sum_up(NOW + MINUTE)
     assert (summary.alerts, summary.resolved) == (2, 1)
 
@@ -262,6 +275,25 @@ def test_what_was_summed_up_once_is_not_counted_again() -> None:
     assert [one.alerts for one in noise.sum_up(NOW + MINUTE)] == [7]
     noise.put(*(resolved(one) for one in life), now_ms=NOW + MINUTE + 1)
     assert noise.sum_up(NOW + 2 * MINUTE) == []
+
+
+def test_an_alert_that_begins_again_long_after_its_flood_is_told() -> None:
+    noise = Noise(flood=FloodSettings(more_than=3, within=MINUTE))
+    life = burst(noise, 5)[4]
+    noise.put(resolved(life))
+    assert len(noise.sum_up(NOW + MINUTE)) == 1
+    again = replace(life, sequence=3, resolves_at_ms=life.resolves_at_ms + 10**6, peak=40)
+    over = replace(again, sequence=4, status="resolved")
+    noise.put(again, over, now_ms=NOW + 10 * MINUTE)
+    assert noise.told()[-2:] == [("4", 3, "told"), ("4", 4, "told")]
+
+
+def test_what_a_flood_has_still_to_sum_up_is_not_forgotten() -> None:
+    noise = Noise(flood=FloodSettings(more_than=3, within=60 * MINUTE))
+    noise.put(*(resolved(one) for one in burst(noise, 10)))
+    noise.outbox.purge(1, NOW + 30 * MINUTE)
+    burst(noise, 1, NOW + 31 * MINUTE, "late")
+    assert [one.alerts for one in noise.sum_up(NOW + 60 * MINUTE)] == [8]
 
 
 def test_a_clock_that_steps_back_does_not_prolong_a_flood() -> None:

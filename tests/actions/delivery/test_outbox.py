@@ -298,8 +298,49 @@ def test_the_past_is_forgotten_after_a_month_but_nothing_that_goes_on(outbox: Ou
     outbox.purge(KEEP_MS, NOW + KEEP_MS)
     assert len(delivering.rows(outbox.store.path.parent)) == 4  # type: ignore[union-attr]
     outbox.purge(KEEP_MS, NOW + KEEP_MS + 1)
-    assert [one["alert_id"] for one in delivering.rows(outbox.store.path.parent)] == ["stuck"]  # type: ignore[union-attr]
+    kept = [one["alert_id"] for one in delivering.rows(outbox.store.path.parent)]  # type: ignore[union-attr]
+    assert kept == ["open", "stuck"]
     assert outbox.put([alert("open"), alert("over")], WEB, NOW) == 1
+
+
+def test_the_housekeeping_is_done_in_bites_between_which_others_get_their_turn(
+    outbox: Outbox, other: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actions.delivery.outbox.SLICE", 10)
+    outbox.put([one for n in range(25) for one in (alert(str(n)), alert(str(n), 2))], WEB, NOW)
+    bites = 0
+    while other.adopt(lambda _: True, NOW):
+        bites += 1
+    assert bites == 5
+    while leases := take(other, web=100):
+        take(other, NOW, tuple(delivered(leased) for leased in leases), web=0)
+    bites = 0
+    while other.purge(1, NOW + HOUR):
+        bites += 1
+    assert bites == 5
+    assert len(other.strangers(["web"])) == 0
+
+
+def test_a_failure_after_the_leases_leaves_none_behind(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    outbox.put([alert("a")], WEB, NOW)
+    with monkeypatch.context() as patch:
+        patch.setattr(outbox, "_next_due", failing)
+        with pytest.raises(sqlite3.OperationalError):
+            take(outbox)
+    assert ids(take(outbox)) == [("a", 1)]
+
+
+def test_what_was_redriven_meanwhile_goes_first(outbox: Outbox) -> None:
+    outbox.put([alert("a"), alert("a", 2)], WEB, NOW)
+    (first,) = take(outbox)
+    (second,) = take(outbox, NOW, (Mark(first, "dead", "404", "refused"),))
+    with outbox.store.writing() as db:
+        db.execute("UPDATE deliveries SET state = 'pending', due_ms = ? WHERE sequence = 1", (NOW + HOUR,))
+    _, due = outbox.exchange([waits(second, 10)], places(web=8), NOW)
+    assert due == NOW + HOUR, "the second waits behind the first, and nobody looks for it every ten milliseconds"
 
 
 def test_the_file_is_for_its_owner_alone(outbox: Outbox, path: Path) -> None:
