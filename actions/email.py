@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Iterable
 from contextlib import suppress
 from email.headerregistry import Address
+from functools import cache
 from typing import Annotated, Literal
 
 import aiosmtplib
@@ -15,14 +17,17 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from actions.base import Action, ActionError, Context, Delivered, Delivery, Outcome, Refused, Retry, is_loopback
 from actions.email_message import MailTemplates, Writer, compose_email, mistakes_in
+from actions.http import HOST
 from settings.actions import NotifySettings
 from settings.base import NoRepeats, NotEmpty
-from settings.fields import Name
 from settings.problems import Mistake, Mistakes
 from settings.secrets import MaybeSecret, Secret, SecretError, SecretRef, notes_on_defaults
 
 _log = structlog.get_logger()
 
+_ABOUT_THE_LOGIN = (530, 534, 535, 538)
+# Others come before there is a recipient, and are the same for every mail.
+_ABOUT_THE_MAIL = (aiosmtplib.SMTPRecipientRefused, aiosmtplib.SMTPDataError)
 _PORTS = {"starttls": 587, "implicit": 465, "none": 25}
 
 
@@ -36,6 +41,13 @@ def _address(text: str) -> str:
     return text
 
 
+def _host(text: str) -> str:
+    if not HOST.fullmatch(text.encode()):
+        raise Mistake("this is no name of a host", "such as smtp.example.com; the port is a setting of its own")
+    return text
+
+
+Host = Annotated[str, AfterValidator(_host)]
 MailAddress = Annotated[str, AfterValidator(_address)]
 
 
@@ -43,7 +55,7 @@ class EmailSettings(NotifySettings):
     """`port` None: 587 for starttls, 465 for implicit TLS, 25 without TLS. `templates`: see MailTemplates."""
 
     type: Literal["email"] = "email"
-    host: Name = "localhost"
+    host: Host = "localhost"
     port: int | None = Field(default=None, ge=1, le=65535)
     tls: Literal["starttls", "implicit", "none"] = "starttls"
     username: MaybeSecret | None = None
@@ -95,9 +107,11 @@ class EmailAction(Action[EmailSettings]):
 
     def secrets(self) -> Iterable[str]:
         try:
-            return self._login() or ()
+            login = self._login()
         except ActionError:
             return ()
+        # The last is what AUTH PLAIN sends, in base64.
+        return () if login is None else (*login, f"\0{login[0]}\0{login[1]}")
 
     async def deliver(self, delivery: Delivery) -> Outcome:
         settings = self.settings
@@ -112,6 +126,8 @@ class EmailAction(Action[EmailSettings]):
             use_tls=settings.tls == "implicit",
             start_tls=settings.tls == "starttls",
             tls_context=self.tls_context,
+            # Else it is looked up anew for each mail.
+            local_hostname=_own_name(),
         )
         try:
             await client.connect()
@@ -136,17 +152,24 @@ class EmailAction(Action[EmailSettings]):
     def _judge(self, error: aiosmtplib.SMTPException) -> Outcome:
         if isinstance(error, aiosmtplib.SMTPRecipientsRefused):
             error = error.recipients[0]
-        if isinstance(error, aiosmtplib.SMTPAuthenticationError):
+        code = error.code if isinstance(error, aiosmtplib.SMTPResponseException) else 0
+        if isinstance(error, aiosmtplib.SMTPAuthenticationError) or code in _ABOUT_THE_LOGIN:
             # For every mail the same, and mended by a person: none is given up for it before its time.
             _log.error(
                 "The mail server does not accept the username and password; no mail goes out until that is mended",
                 action=self.name,
-                code=error.code,
+                code=code,
             )
-            return Retry(f"{error.code} the login was refused")
-        if isinstance(error, aiosmtplib.SMTPResponseException) and error.code >= 400:
-            answer = f"{error.code} {error.message}"
-            return Refused(answer) if error.code >= 500 else Retry(answer)
+            return Retry(f"{code} the login was refused")
+        if isinstance(error, aiosmtplib.SMTPResponseException) and code >= 400:
+            answer = f"{code} {error.message}"
+            if isinstance(error, _ABOUT_THE_MAIL):
+                return Refused(answer) if 500 <= code < 600 else Retry(answer)
+            if code >= 500:
+                _log.error(
+                    "The mail server wants nothing of us; no mail goes out until that is mended", action=self.name
+                )
+            return Retry(answer)
         if "STARTTLS" in str(error):
             _log.error("The mail server does not offer STARTTLS; nothing is sent in clear", action=self.name)
             return Retry("the server does not offer STARTTLS")
@@ -164,3 +187,10 @@ class EmailAction(Action[EmailSettings]):
         if name is None or password is None:
             raise ActionError(f"action {self.name}: {settings.password.source} or that of the username is not set")
         return name if isinstance(name, str) else name.get_secret_value(), password.get_secret_value()
+
+
+@cache
+def _own_name() -> str:
+    """How we greet: by a full name, or by an address where this host has none (RFC 5321, 4.1.3)."""
+    name = socket.gethostname()
+    return name if "." in name else "[127.0.0.1]"

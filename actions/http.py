@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import socket
+import ssl
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -45,8 +47,9 @@ from settings.secrets import (
 
 ANSWER_BYTES = 4096
 SHORTEST_TOKEN = 8
+SHORTEST_VALUE = 4
 RETRIED = frozenset({408, 425, 429})
-_HOST = re.compile(rb"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
+HOST = re.compile(rb"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
 
 # httpx2 logs every URL at INFO, and a URL may hold a token.
 for _name in ("httpx2", "httpcore2"):
@@ -106,6 +109,7 @@ class HttpAction(Action[SettingsT_co]):
             limits=httpx2.Limits(max_connections=self.concurrency, keepalive_expiry=30.0),
             follow_redirects=False,
             trust_env=False,
+            verify=ssl.create_default_context(),  # also the authorities that SSL_CERT_FILE names
         )
 
     def recipients(self) -> tuple[str, ...]:
@@ -113,10 +117,11 @@ class HttpAction(Action[SettingsT_co]):
         return (f"{self.url.scheme}://{self.url.netloc.decode().rpartition('@')[2]}",)
 
     def secrets(self) -> Iterable[str]:
-        """What of the URL may be a token."""
+        """What of the URL may be a token: what is long enough, and the values of its query."""
         target = self.url.raw_path.decode("ascii")
         parts = [part for part in (target, *re.split("[/?&=]", target)) if len(part) >= SHORTEST_TOKEN]
-        return [*parts, self.url.userinfo.decode("ascii"), self.url.password]
+        values = [value for _, value in self.url.params.multi_items() if len(value) >= SHORTEST_VALUE]
+        return [*parts, *values, self.url.userinfo.decode("ascii"), self.url.username, self.url.password]
 
     @abstractmethod
     def compose(self, delivery: Delivery) -> Post:
@@ -139,8 +144,8 @@ class HttpAction(Action[SettingsT_co]):
             async with self._client.stream("POST", self.url, content=post.body, headers=headers) as response:
                 text = await _start_of(response)
                 return self.judge(Answer(response.status_code, response.headers, text))
-        except httpx2.ConnectError:
-            return Retry("cannot connect")
+        except httpx2.ConnectError as error:
+            return Retry(f"cannot connect{_cause(error)}")
         except httpx2.TimeoutException as error:
             return Retry(f"no answer in time ({type(error).__name__})")
         except (httpx2.TransportError, OSError) as error:
@@ -148,6 +153,23 @@ class HttpAction(Action[SettingsT_co]):
 
     async def close(self) -> None:
         await self._client.aclose()
+
+
+def _cause(error: BaseException) -> str:
+    """Why there is no connection, in words that do not quote the URL."""
+    causes: tuple[tuple[type[BaseException], str], ...] = (
+        (ssl.SSLCertVerificationError, ": its certificate is not trusted"),
+        (ssl.SSLError, ": it does not speak TLS as we do"),
+        (socket.gaierror, ": there is no host of that name"),
+        (ConnectionRefusedError, ": the connection was refused"),
+    )
+    seen: BaseException | None = error
+    while seen is not None:
+        for kind, words in causes:
+            if isinstance(seen, kind):
+                return words
+        seen = seen.__cause__ or seen.__context__
+    return ""
 
 
 def retry_after_ms(header: str | None, now_ms: int) -> int | None:
@@ -199,7 +221,7 @@ def url_mistake(text: str, allow_insecure: bool) -> tuple[str, str] | None:
         return "this is no URL", "https://host/path"
     if url.scheme not in ("http", "https") or not url.host:
         return "a url must be a full one", "https://host/path"
-    if not _HOST.fullmatch(url.raw_host) or url.port not in (None, *range(1, 65536)):
+    if not HOST.fullmatch(url.raw_host) or url.port not in (None, *range(1, 65536)):
         return "no such host or port can be", "https://host/path, or https://host:port/path"
     if url.scheme == "http" and not allow_insecure and not is_loopback(url.host):
         return (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import json
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
@@ -14,6 +15,7 @@ from urllib.parse import quote, unquote
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u206f\ud800-\udfff]")
 REDACTED = "***"
 _SHORTEST_START = 4
+_SHORTEST_IN_BASE64 = 6
 
 
 def escaped(text: str) -> str:
@@ -56,19 +58,31 @@ def redacted(text: str, secrets: Iterable[str]) -> str:
 
     The start of one at the end counts too: answers are read up to a bound, which may lie within a secret.
     """
-    spellings = sorted({spelling for secret in secrets for spelling in _spellings(secret)}, key=len, reverse=True)
-    for spelling in spellings:
-        text = text.replace(spelling, REDACTED)
+    found = {spelling for secret in secrets for spelling in spellings(secret) if spelling}
+    ordered = sorted(found, key=len, reverse=True)
+    for spelling in ordered:
+        text = re.sub(re.escape(spelling), REDACTED, text, flags=re.IGNORECASE)
     text = text.rstrip("\ufffd")  # a character cut in two
-    for spelling in spellings:
+    low = text.lower()
+    for spelling in (one.lower() for one in ordered):
         for length in range(min(len(spelling) - 1, len(text)), _SHORTEST_START - 1, -1):
-            if text.endswith(spelling[:length]):
+            if low.endswith(spelling[:length]):
                 return text[:-length] + REDACTED
     return text
 
 
-def _spellings(secret: str) -> Iterator[str]:
+def spellings(secret: str) -> Iterator[str]:
+    """How a secret may be spelled, in whatever case: as it is, for a URL, HTML, JSON, Python, in hex and base64."""
     for plain in {secret, unquote(secret)}:
-        if plain:
-            yield from (plain, quote(plain), quote(plain, safe=""), html.escape(plain), plain.replace("/", "\\/"))
-            yield base64.b64encode(plain.encode()).decode()
+        data = plain.encode("utf-8", "surrogatepass")
+        for once in (quote(plain), quote(plain, safe="")):
+            yield from (once, quote(once))
+        yield from (plain, html.escape(plain), html.escape(plain).replace("&quot;", "&#34;").replace("&#x27;", "&#39;"))
+        yield from (json.dumps(plain)[1:-1], json.dumps(plain, ensure_ascii=False)[1:-1], plain.replace("/", "\\/"))
+        yield from (repr(plain)[1:-1], repr(data)[2:-1], data.hex())
+        if len(data) >= _SHORTEST_IN_BASE64:
+            for before in range(3):
+                # As part of a longer text: what its first and last digits are depends on what stands beside it.
+                digits = base64.b64encode(b"\0" * before + data).decode()
+                core = digits[(0, 2, 3)[before] : len(digits) - (4 if digits.endswith("=") else 0)]
+                yield from (core, core.replace("+", "-").replace("/", "_"))

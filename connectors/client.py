@@ -10,7 +10,7 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
-from settings import KafkaSettings
+from settings import KafkaSettings, Secret
 
 log = structlog.get_logger()
 
@@ -82,7 +82,9 @@ def check_properties(kafka: KafkaSettings) -> None:
         try:
             kind(client_config(kafka, "check", lambda _: None, **more))
         except (KafkaException, TypeError, ValueError) as error:
-            reason = error.args[0].str() if isinstance(error, KafkaException) else error
+            reason = error.args[0].str() if isinstance(error, KafkaException) else str(error)
+            for secret in (value.resolve() for value in kafka.properties.values() if isinstance(value, Secret)):
+                reason = reason.replace(secret.get_secret_value(), "***") if secret is not None else reason
             raise PropertyError(f"kafka.properties: {reason}. They are those of librdkafka, in its spelling") from None
 
 

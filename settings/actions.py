@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Annotated, Literal, Self
 from zoneinfo import ZoneInfo
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from settings.base import Duration, NoRepeats, NotEmpty, PositiveDuration, SettingsModel
 from settings.fields import TimeOfDay, TimeZone
@@ -88,8 +88,14 @@ class ActionSettings(SettingsModel):
         return None
 
 
+def _flood(value: object) -> object:
+    if isinstance(value, bool):
+        raise Mistake("this must be names with values", "such as {more_than: 30, within: 1m}, or null for none")
+    return value
+
+
 class NotifySettings(ActionSettings):
     """The base for actions that tell people, who can be spared. `flood` None: every alert is told by itself."""
 
-    flood: FloodSettings | None = FloodSettings()
+    flood: Annotated[FloodSettings | None, BeforeValidator(_flood)] = FloodSettings()
     quiet_hours: QuietHours | None = None

@@ -193,7 +193,7 @@ def _trap(text: str) -> Trap | None:
         return Trap(f"'{text}' is not replaced by the value of a variable", hint)
     tag = _resolve(yaml.ScalarNode, text, (True, False)).removeprefix(_TAG)
     if tag in ("int", "float") and ":" in text:
-        hint = f"write a duration with its unit, such as 90s, or {quoted}"
+        hint = f"write a duration with its unit, such as 90s, or for text and times of day {quoted}"
         return Trap(f"'{text}' is read as a number in base 60 by some readers of YAML", hint)
     if tag in ("int", "float") or _NUMBER_OF_SOME_READER.fullmatch(text):
         hint = f"write a plain decimal number such as 12 or 0.5, or {quoted}"
@@ -240,9 +240,9 @@ def _unsupported(file: str, text: str) -> Iterator[Problem]:
                 if documents > 1:
                     yield Problem(file, *at, "a second document starts here", "remove the line ---")
             if isinstance(event, yaml.NodeEvent) and event.anchor is not None:
+                # It is not named: it may be a password that begins with such a sign.
                 sign = "*" if isinstance(event, yaml.AliasEvent) else "&"
-                message = f"anchors and aliases are not supported: {sign}{event.anchor}"
-                yield Problem(file, *at, message, ANCHOR_HINT)
+                yield Problem(file, *at, f"anchors and aliases ({sign}) are not supported", ANCHOR_HINT)
             if getattr(event, "tag", None) is not None:
                 yield Problem(file, *at, *TAG)
     except yaml.MarkedYAMLError as error:

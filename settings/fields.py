@@ -21,7 +21,7 @@ from pydantic import (
 
 from detection.rules import Scalar
 from settings.base import NoRepeats, NotEmpty, SettingsModel
-from settings.problems import Mistake, WrongType, did_you_mean
+from settings.problems import Mistake, WrongType, closest
 from settings.secrets import Secret, in_clear, is_reference, reference
 
 _SECRET_PROPERTY = re.compile(r"password|secret|passphrase|key\.pem|oauthbearer\.config|jaas")
@@ -149,7 +149,9 @@ def _time_of_day(value: object) -> tuple[int, int]:
 
 def _time_zone(value: str) -> str:
     if value not in available_timezones():
-        raise Mistake(f"there is no time zone '{value}'", did_you_mean(value, available_timezones()))
+        meant = closest(value, available_timezones())
+        hint = f"did you mean '{meant}'?" if meant else "a name such as Europe/Vienna, or UTC"
+        raise Mistake(f"there is no time zone '{value}'", hint)
     return value
 
 

@@ -17,7 +17,9 @@ from settings.problems import Mistake, Problem, WrongType, closest, did_you_mean
 from settings.secrets import HOW_TO_REFER, LiteralSecret, Secret, SecretError, is_reference, read_reference
 from settings.wording import mistakes_of, model_at, setting_names, takes_secrets
 
-_SENSITIVE = re.compile(r"password|secret|token|passphrase|credential|authorization|api_?key|url$", re.IGNORECASE)
+_SENSITIVE = re.compile(
+    r"password|secret|token|passphrase|credential|authorization|api_?key|url$|^environment$|^properties$", re.IGNORECASE
+)
 _OF_NAMES = ("missing", "extra_forbidden")
 _OF_TYPES = ("int_type", "float_type", "bool_type")
 

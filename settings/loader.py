@@ -9,6 +9,7 @@ rule with another mistake still gets its unknown action reported.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -118,8 +119,11 @@ class _Loader:
                 self._judge.wrong((*at, "type"), f"this must be one of: {kinds}")
             return None
         if kind not in self._action_types:
-            hint = did_you_mean(kind, self._action_types)
-            self._judge.wrong((*at, "type"), f"there is no type of action '{kind}'", hint)
+            # What does not look like a name may be anything, a URL with a token too.
+            named = f" '{kind}'" if re.fullmatch(r"[A-Za-z0-9_-]{1,40}", kind) else " of that name"
+            self._judge.wrong(
+                (*at, "type"), f"there is no type of action{named}", did_you_mean(kind, self._action_types)
+            )
             return None
         try:
             model = self._action_types[kind]

@@ -6,19 +6,16 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import chain, islice, product
-from threading import Thread
-from typing import Any
 
 import jinja2
 from jinja2 import meta, nodes
-from jinja2.runtime import Context
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from detection.durations import spoken
+from settings import sandbox
 from settings.problems import did_you_mean
+from settings.sandbox import BoundedEnvironment
 
 MAX_BYTES = 4096
-TRIAL_S = 5.0
 _TRIALS = 200
 
 VARIABLES = frozenset(
@@ -47,36 +44,9 @@ _DICT_METHODS = frozenset({"items", "keys", "values", "get"})
 _SAMPLES = ("a.b-c_d:e/f@g,h;i|j k" * 4, 1009)
 
 
-class _Environment(ImmutableSandboxedEnvironment):
-    """The sandbox bounds `range` alone: `'a' * 10**9` and `9**9**9` would take all memory, or all time."""
-
-    intercepted_binops = frozenset({"*", "**"})
-
-    def __init__(self, html: bool, max_bytes: int) -> None:
-        super().__init__(undefined=jinja2.StrictUndefined, autoescape=html)
-        self._max_bytes = max_bytes
-        if html:
-            del self.filters["safe"]  # by its name as an argument, as in map('safe'), it would be found in no tree
-
-    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        if _size(operator, left, right) > 2 * self._max_bytes:
-            raise OverflowError(f"what {operator} makes here is too large for a message")
-        return super().call_binop(context, operator, left, right)
-
-
-def _size(operator: str, left: object, right: object) -> int:
-    """At least how many bits or items come out, where it may be far more than went in."""
-    if operator == "**" and isinstance(left, int) and isinstance(right, int):
-        return left.bit_length() * right
-    for value, times in ((left, right), (right, left)):
-        if operator == "*" and isinstance(value, str | list | tuple) and isinstance(times, int):
-            return len(value) * times
-    return 0
-
-
 @cache
-def _environment(html: bool, max_bytes: int) -> _Environment:
-    return _Environment(html, max_bytes)
+def _environment(html: bool, max_bytes: int) -> BoundedEnvironment:
+    return BoundedEnvironment(html=html, max_bytes=max_bytes)
 
 
 @dataclass(frozen=True)
@@ -100,17 +70,19 @@ class Template:
         `whole` also for a text that would be cut.
         """
         parts, size = [], 0
+        sandbox.start()
         try:
             for part in self._compiled.generate(values):
                 parts.append(part)
                 size += len(part.encode("utf-8", "replace"))
                 if size > self.max_bytes:
                     break
+            text = "".join(parts)
         except Exception as error:  # noqa: BLE001 - an expression of the user's can raise anything
             raise ValueError(f"the template failed: {type(error).__name__}: {error}") from None
         if whole and size > self.max_bytes:
             raise ValueError(f"the template failed: it makes more than {self.max_bytes // 1024} kB")
-        return _cut("".join(parts), self.max_bytes)
+        return _cut(text, self.max_bytes)
 
 
 def compile_template(text: str, *, html: bool = False, max_bytes: int = MAX_BYTES) -> Template:
@@ -123,7 +95,7 @@ def compile_template(text: str, *, html: bool = False, max_bytes: int = MAX_BYTE
         tree = environment.parse(text)
         if html:
             _refuse_unescaped(tree)
-        compiled = environment.from_string(text)
+        environment.from_string(text)
     except jinja2.TemplateSyntaxError as error:
         where = f" in its line {error.lineno}" if "\n" in text.strip() else ""
         raise ValueError(f"the template cannot be read{where}: {str(error.message).rstrip('.')}") from None
@@ -131,6 +103,7 @@ def compile_template(text: str, *, html: bool = False, max_bytes: int = MAX_BYTE
     constants = tuple(node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str | int))
     variables = frozenset(meta.find_undeclared_variables(tree))
     paths = tuple(_key_paths(tree)) if "key" in variables else ()
+    compiled = environment.from_string(environment.bound(tree))
     return Template(text, variables, paths, constants, max_bytes, compiled)
 
 
@@ -167,19 +140,6 @@ def trial(template: Template, key: tuple[str, ...], threshold: int, window_ms: i
 
 def failure(template: Template, samples: Iterable[Mapping[str, object]], *, whole: bool = False) -> str | None:
     """Why a template fails with every one of some sample values, or None: it is rendered until that works once."""
-    outcome: list[str | None] = ["the template failed: it takes too long"]
-
-    def render() -> None:
-        outcome[0] = _first_failure(template, samples, whole)
-
-    # Loops in loops may go on for years without writing a letter. A thread stuck in them ends with the process.
-    thread = Thread(target=render, daemon=True)
-    thread.start()
-    thread.join(TRIAL_S)
-    return outcome[0]
-
-
-def _first_failure(template: Template, samples: Iterable[Mapping[str, object]], whole: bool) -> str | None:
     first = None
     for values in samples:
         try:

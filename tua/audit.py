@@ -141,7 +141,8 @@ def _path(settings: Settings) -> Path:
 def _show(audit: Audit, wanted: Wanted, format_: Format, limit: int | None) -> None:
     if format_ is Format.JSONL:
         for delivery in audit.deliveries(wanted, limit):
-            sys.stdout.buffer.write(msgspec.json.encode(delivery) + b"\n")
+            # As the log action does: JSON reads the escapes back.
+            sys.stdout.buffer.write(escaped(msgspec.json.encode(delivery).decode()).encode() + b"\n")
         sys.stdout.flush()
         return
     newest = limit or _NEWEST

@@ -12,6 +12,7 @@ import typer
 from actions.alert import Alert, Evidence
 from actions.base import Action, ActionError, Context, Delivered, Delivery, Outcome, Refused, Retry, delivery_id
 from actions.delivery.attempt import answer_of, attempt
+from actions.delivery.loop import DeliveryLoop
 from actions.registry import create
 from actions.text import escaped
 from connectors.client import PropertyError, check_properties
@@ -40,7 +41,8 @@ def send_test(
         raise typer.BadParameter(message, param_hint="ACTION")
     configure_logs()
     try:
-        arrived = asyncio.run(_send(settings, action))
+        with asyncio.Runner(loop_factory=DeliveryLoop) as runner:
+            arrived = runner.run(_send(settings, action))
     except ActionError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None

@@ -16,19 +16,36 @@ ANSWER_LENGTH = 300
 
 
 async def attempt(action: Action[ActionSettings], delivery: Delivery) -> Outcome:
-    """How it ended, within the action's total time. Raises nothing but CancelledError."""
+    """How it ended, within the action's total time. Raises nothing but CancelledError, when it is cancelled itself."""
     try:
         async with asyncio.timeout(action.time_limit_s):
-            outcome = await action.deliver(delivery)
-        return _checked(outcome)
+            # In a task of its own, which an action that raises CancelledError by itself ends alone.
+            return _checked(await asyncio.create_task(_delivered(action, delivery)))
     except TimeoutError:
         return Retry(f"no answer within {action.time_limit_s:g} s")
     except ActionError as error:
         return Retry(str(error))
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        return _failed(action, error)
     except Exception as error:  # noqa: BLE001 - an action's mistake must cost no more than the attempt
-        # Its text may quote anything, a URL with a token in it too.
-        _log.error("An action failed", action=action.name, error=type(error).__name__)
-        return Retry(f"the action failed with {type(error).__name__}")
+        return _failed(action, error)
+
+
+async def _delivered(action: Action[ActionSettings], delivery: Delivery) -> object:
+    try:
+        return await action.deliver(delivery)
+    except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:
+        # These would end the loop, and with it the deliveries of all.
+        return _failed(action, error)
+
+
+def _failed(action: Action[ActionSettings], error: BaseException) -> Retry:
+    # Its text may quote anything, a URL with a token in it too.
+    _log.error("An action failed", action=action.name, error=type(error).__name__)
+    return Retry(f"the action failed with {type(error).__name__}")
 
 
 def _checked(outcome: object) -> Outcome:

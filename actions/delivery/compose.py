@@ -13,6 +13,7 @@ from actions.delivery.identity import News
 from actions.delivery.noise import Cooldown, Flood
 from actions.delivery.records import Address, Composed
 from actions.delivery.topic import ALERTS
+from actions.text import escaped
 from detection.durations import spoken
 from detection.rules import Scalar
 from detection.times import iso
@@ -121,7 +122,9 @@ class Composer:
             if rule.name not in self._failed:  # once for each start: a rule that fails may do so at every alert
                 self._failed.add(rule.name)
                 _log.error(
-                    "The message of a rule cannot be made; a plain one is sent", rule=rule.name, error=str(error)
+                    "The message of a rule cannot be made; a plain one is sent",
+                    rule=rule.name,
+                    error=escaped(str(error)),
                 )
             return f"{t.rule}: {_listed(key)} {t.status}, peak {t.peak}, {t.events} events"
 

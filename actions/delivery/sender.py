@@ -22,6 +22,7 @@ import structlog
 from actions.base import Action, Delivered, Outcome, Refused
 from actions.delivery import metrics
 from actions.delivery.attempt import answer_of, attempt
+from actions.delivery.loop import DeliveryLoop
 from actions.delivery.records import Leased, Mark, Places
 from actions.delivery.spare import SafeOutbox
 from detection.times import iso
@@ -64,7 +65,7 @@ class Sender:
         self._said_ms: dict[str, int] = {}
         self._closing = False
         self._grace_s = 0.0
-        self._loop = asyncio.new_event_loop()
+        self._loop = DeliveryLoop()
         self._awake = asyncio.Event()
         # SQLite may wait for another process or a slow disk: not in the loop, whose time-outs must be true.
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="outbox")

@@ -255,6 +255,30 @@ async def test_the_answer_decides(mail: MailReceiver, reply: str, kind: type[Out
     assert outcome.detail == reply
 
 
+@pytest.mark.parametrize(
+    ("step", "reply"),
+    [
+        ("greeting", b"554 no service"),
+        ("EHLO", b"550 go away"),
+        ("MAIL", b"530 authentication required"),
+        ("MAIL", b"550 sender unknown"),
+        ("DATA", b"999 what"),
+    ],
+)
+async def test_what_a_server_refuses_before_it_knows_the_recipient_is_final_for_nobody(step: str, reply: bytes) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(reply + b"\r\n" if step == "greeting" else b"220 hello\r\n")
+        while line := await reader.readline():
+            said = line[:4].decode().strip().upper()
+            refused = said == step or (step == "EHLO" and said == "HELO")
+            writer.write(reply + b"\r\n" if refused else b"250 ok\r\n")
+
+    with RawServer(talk) as server, structlog.testing.capture_logs() as logs:
+        outcome = await mailer(server.port).deliver(delivery())
+    assert isinstance(outcome, Retry)
+    assert step == "DATA" or [line["log_level"] for line in logs] == ["error"]
+
+
 async def test_a_server_that_hangs_up_is_a_retry() -> None:
     async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None: ...
 
@@ -362,7 +386,9 @@ async def test_a_recipient_that_was_taken_out_is_refused(mail: MailReceiver) -> 
         ({"password": Secret(env="P")}, "username is missing"),
         ({"to": ()}, "this list is empty"),
         ({"to": ("a@example.com", "a@example.com")}, "here a second time"),
-        ({"host": ""}, "this is not a name"),
+        ({"host": ""}, "this is no name of a host"),
+        ({"host": "smtp://mail.example.com"}, "the port is a setting of its own"),
+        ({"host": "mail.example.com:587"}, "the port is a setting of its own"),
         ({"to": ("support",)}, "no e-mail address"),
         ({"from": "a@example.com\r\nBcc: b@example.com"}, "no e-mail address"),
         ({"from": "Somebody <a@example.com>"}, "no e-mail address"),

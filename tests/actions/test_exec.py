@@ -151,7 +151,11 @@ def alive(pid: int) -> bool:
 
 def children() -> set[str]:
     """The processes, zombies among them, that this one has to reap."""
-    return {pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()}
+    found = set()
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(FileNotFoundError):  # a thread that ends meanwhile
+            found |= set((task / "children").read_text().split())
+    return found
 
 
 def pipes() -> set[str]:

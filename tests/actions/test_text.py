@@ -20,12 +20,31 @@ SECRET = "s3cr3t/with ü & more"
         "s3cr3t/with ü &amp; more",
         "s3cr3t\\/with ü & more",
         base64.b64encode(SECRET.encode()).decode(),
+        base64.urlsafe_b64encode(SECRET.encode()).decode(),
+        SECRET.encode().hex(),
+        "s3cr3t%2fwith%20%c3%bc%20%26%20more",
+        "s3cr3t%252Fwith%2520%25C3%25BC%2520%2526%2520more",
+        "s3cr3t/with \\u00fc & more",
+        "s3cr3t/with \\xc3\\xbc & more",
     ],
 )
 def test_a_secret_is_taken_out_however_it_is_spelled_and_wherever_the_text_ends(spelled: str) -> None:
     assert redacted(f"no such hook: {spelled}; sorry", [SECRET]) == "no such hook: ***; sorry"
     for length in range(4, len(spelled)):
         assert redacted(f"no such hook: {spelled[:length]}", [SECRET]) == "no such hook: ***"
+
+
+@pytest.mark.parametrize("before", ["", "u", "us", "use", "user"])
+def test_a_secret_in_the_base64_of_something_longer_is_taken_out(before: str) -> None:
+    told = base64.b64encode(f"\0{before}\0{SECRET}\n".encode()).decode()
+    left = redacted(f"not after {told}", [SECRET]).replace("***", "").removeprefix("not after ").rstrip("=")
+    assert len(left) <= len(before) * 2 + 8, "what was before it, and no more than a few bits of it"
+
+
+def test_quotes_in_a_secret_are_known_in_every_language() -> None:
+    secret = "pa\"ss'word"
+    for spelled in ("pa\\\"ss'word", "pa&quot;ss&#x27;word", "pa&#34;ss&#39;word", "pa\"ss\\'word"):
+        assert "word" not in redacted(f"no: {spelled}", [secret])
 
 
 def test_a_character_that_is_cut_in_two_hides_no_start_of_a_secret() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from pathlib import Path
@@ -23,9 +25,10 @@ from actions.webhook import WebhookAction, WebhookSettings, signing_key
 from settings import Secret
 from tests.actions.test_alert import ALERT
 from tests.support.delivering import action, clock_ms, context, delivery
-from tests.support.receivers import HttpReceiver, RawServer, Reply
+from tests.support.receivers import HttpReceiver, RawServer, Reply, free_port
 from tua.plugin.kit import ActionKit, HttpTarget, Target
 
+CERTIFICATE = Path(__file__).parents[1] / "support" / "localhost.pem"
 SECRET = "whsec_" + base64.b64encode(b"0123456789abcdef01234567").decode()
 URL_WITH_PASSWORD = "https://tua:hunter2@example.com/x"
 OTHER = "whsec_" + base64.b64encode(b"another secret, twenty-four").decode()
@@ -146,6 +149,49 @@ async def test_a_status_that_came_counts_also_when_the_time_is_over_before_the_b
 async def test_a_compressed_answer_is_not_unpacked(web: HttpReceiver) -> None:
     web.plan.append(Reply(200, {"content-encoding": "gzip"}, body=b"\x1f\x8bnothing of the kind"))
     assert isinstance(await attempt(webhook(web.url)), Delivered)
+
+
+@pytest.mark.parametrize(
+    ("url", "cause"),
+    [
+        ("http://127.0.0.1:{closed}/", "the connection was refused"),
+        ("https://no-such-host.invalid/", "there is no host of that name"),
+        ("https://localhost:{tls}/", "its certificate is not trusted"),
+        ("https://127.0.0.1:{plain}/", "it does not speak TLS as we do"),
+    ],
+)
+async def test_why_there_is_no_connection_is_said(url: str, cause: str) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 hello\r\n")
+        await reader.read()
+
+    server = await tls_server()
+    with RawServer(talk) as plain:
+        ports = {"closed": free_port(), "plain": plain.port, "tls": server.sockets[0].getsockname()[1]}
+        async with server:
+            assert await attempt(webhook(url.format(**ports))) == Retry(f"cannot connect: {cause}")
+
+
+async def test_an_authority_that_the_environment_names_is_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+    async with await tls_server() as server:
+        url = f"https://localhost:{server.sockets[0].getsockname()[1]}/"
+        assert await attempt(webhook(url)) == Delivered("204")
+
+
+async def tls_server() -> asyncio.Server:
+    """One that accepts everything over TLS, under the name localhost."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n")
+            await writer.drain()
+        writer.close()
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATE)
+    return await asyncio.start_server(talk, "127.0.0.1", 0, ssl=context)
 
 
 async def test_a_connection_that_breaks_is_a_retry() -> None:

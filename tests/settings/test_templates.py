@@ -1,6 +1,5 @@
 import pytest
 
-from settings import templates
 from settings.templates import MAX_BYTES, VARIABLES, compile_template, template_mistakes, trial
 
 
@@ -115,10 +114,39 @@ def test_a_template_that_works_for_some_alert_passes_the_trial(text: str) -> Non
     assert trial(compile_template(text), ("ip", "user"), 20, 5_000) is None
 
 
-def test_a_template_that_never_ends_ends_the_trial(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(templates, "TRIAL_S", 0.05)
-    text = "{% for i in range(2000) %}{% for j in range(2000) %}{% endfor %}{% endfor %}"
-    assert trial(compile_template(text), ("ip",), 20, 5_000) == "the template failed: it takes too long"
+HUGE = {
+    "loops in loops": "{% for i in range(2000) %}{% for j in range(2000) %}{% endfor %}{% endfor %}",
+    "loops over texts": "{% for a in key.ip %}{% for b in key.ip * 20 %}{% endfor %}{% endfor %}",
+    "calls that call": "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(40) }}",
+    "a wide filter": "{{ 'x' | center(2000000000) }}",
+    "a wide method": "{{ 'x'.ljust(2000000000) }}",
+    "a wide indent": "{{ 'x' | tojson(indent=2000000000) }}",
+    "many empty batches": "{{ [1] | slice(2000000000) | list }}",
+    "a wide format": "{{ '%1000000000d' % 1 }}",
+    "a wide format by a filter": "{{ '%1000000000d' | format(1) }}",
+    "a wide format by a method": "{{ '{:1000000000}'.format(1) }}",
+    "a width that is worked out": "{{ '{:{}}'.format(1, 10 ** 9) }}",
+    "a width from a star": "{{ '%*d' % (1000000000, 1) }}",
+    "a text that doubles": "{% set a = 'x' * 8000 %}" + "{% set a = a ~ a %}" * 20 + "{{ a }}",
+    "a sum that doubles": "{% set a = 'x' * 8000 %}" + "{% set a = a + a %}" * 20 + "{{ a }}",
+    "a number that squares": "{% set a = 9 ** 999 %}" + "{% set a = a * a %}" * 20 + "{{ a }}",
+    "bytes of a number": "{{ (1).to_bytes(2000000000) }}",
+    "replacing each by many": "{{ ('x' * 8000).replace('x', 'y' * 8000) }}",
+    "replacing each by many, by a filter": "{{ ('x' * 8000) | replace('x', 'y' * 8000) }}",
+    "joining many": "{{ (['x' * 8000] * 8000) | join }}",
+}
+
+
+@pytest.mark.parametrize("text", HUGE.values(), ids=HUGE)
+def test_what_would_take_all_time_or_memory_is_refused_at_once(text: str) -> None:
+    assert "OverflowError" in (trial(compile_template(text), ("ip",), 20, 5_000) or "")
+
+
+def test_what_is_of_usual_size_is_not_refused() -> None:
+    text = "{% for i in range(99) %}{{ ('x' ~ i).ljust(14) | indent(2) | center(20) }}{% endfor %}{{ '%05.1f' % 3 }}"
+    assert trial(compile_template(text), ("ip",), 20, 5_000) is None
+    long = compile_template("{{ key['ip'] | upper }} {{ key.values() | join(', ') }}")
+    assert long.render({"key": {"ip": "a" * 1_000_000}}).startswith("AAA")
 
 
 def test_html_has_every_value_escaped_and_what_the_template_says_itself_is_not() -> None:

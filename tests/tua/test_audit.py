@@ -233,6 +233,16 @@ def test_looking_needs_no_right_to_write_and_waits_for_nobody(configuration: Pat
             db.execute("ROLLBACK")
 
 
+def test_json_lines_steer_no_terminal_either(configuration: Path) -> None:
+    name = "\x9b31m\u202e\u2028\x7f"
+    with Job(configuration) as job:
+        job.dispatcher.put([opened(job.settings, "a", name)])
+        job.done()
+    result = tua(configuration, "deliveries", "--format", "jsonl")
+    assert all(char.isprintable() for char in result.stdout.rstrip("\n"))
+    assert lines(result)[0]["told"]["key"] == {"product.name": name}
+
+
 def test_a_row_that_cannot_be_read_is_listed_all_the_same(configuration: Path, tmp_path: Path) -> None:
     with Job(configuration) as job:
         job.put("a", "b")

@@ -166,7 +166,7 @@ def test_another_action_that_cannot_be_built_is_in_nobodys_way(tua: Tua) -> None
 def test_a_server_that_is_not_there_is_exit_code_1(tua: Tua) -> None:
     done = tua({"shop": {"type": "webhook", "url": f"http://127.0.0.1:{free_port()}/"}}, "shop")
     assert done.returncode == 1
-    assert done.stdout.endswith(": failed; the job would try it again: cannot connect\n")
+    assert done.stdout.endswith(": failed; the job would try it again: cannot connect: the connection was refused\n")
 
 
 def test_a_program_is_run_within_its_own_time_limit(tua: Tua) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import sqlite3
 import threading
 from contextlib import closing
@@ -149,7 +150,7 @@ def test_what_never_works_is_given_up_in_the_end(start: Start, broker: Broker, t
     run.dispatcher.put([opened(run.settings)])
     wait_until(lambda: broker.on("tua.dead-letters"))
     (letter,) = broker.on("tua.dead-letters")
-    assert (letter["reason"], letter["last_error"]) == ("gave up", "cannot connect")
+    assert (letter["reason"], letter["last_error"]) == ("gave up", "cannot connect: the connection was refused")
     assert letter["attempts"] > 3
     assert states(tmp_path / "state")["web", 1] == ("dead", "gave up")
 
@@ -337,6 +338,54 @@ def test_a_clock_that_jumps_ahead_gives_nothing_up(start: Start, mail: MailRecei
     now[0] += 50 * 365 * 86_400_000  # as where it had not been set when the job started
     wait_until(lambda: any(row["failures"] > 2 for row in rows(tmp_path / "state")))
     assert [row["state"] for row in rows(tmp_path / "state") if row["action"] == "mail"] == ["pending"]
+
+
+@pytest.mark.parametrize(
+    "raised", [SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError, RecursionError, MemoryError]
+)
+def test_whatever_an_action_raises_costs_no_more_than_the_attempt(
+    start: Start, web: HttpReceiver, monkeypatch: pytest.MonkeyPatch, raised: type[BaseException]
+) -> None:
+    attempts = []
+
+    async def broken(self: LogAction, delivery: Delivery) -> Outcome:
+        attempts.append(delivery.id)
+        if len(attempts) > 2:
+            return Delivered()
+        raise raised
+
+    monkeypatch.setattr(LogAction, "deliver", broken)
+    run = start({"log": action("log"), "web": action("webhook", url=web.url)})
+    run.dispatcher.put([opened(run.settings)])
+    wait_until(lambda: run.dispatcher.pending() == 0)
+    assert (len(attempts), len(web.requests)) == (3, 1)
+
+
+def test_a_name_server_that_does_not_answer_holds_up_nobody_else(
+    start: Start, web: HttpReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, answers, known = [], threading.Event(), socket.getaddrinfo
+
+    def look_up(host: Any, *more: Any, **options: Any) -> Any:
+        if "dead.example" in str(host):
+            asked.append(host)
+            answers.wait(60)
+            raise socket.gaierror(-3, "Temporary failure in name resolution")
+        return known(host, *more, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    good = web.url.replace("127.0.0.1", "localhost")
+    mute = {name: action("webhook", url=f"https://dead.example/{name}") for name in ("one", "two", "three")}
+    run = start({**mute, "good": action("webhook", url=good)})
+    run.dispatcher.put([opened(run.settings, f"a{n}", f"A{n}") for n in range(8)])
+    wait_until(lambda: len(asked) == 24, what="every place of the mute ones to be taken")
+    run.dispatcher.put([opened(run.settings, "b", "B")])
+    wait_until(lambda: len(web.requests) == 9)
+    threads = [thread for thread in threading.enumerate() if thread.name == "look-up"]
+    assert threads
+    assert all(thread.daemon for thread in threads), "or the end of the process would wait for them"
+    run.dispatcher.close(0)
+    answers.set()
 
 
 @pytest.mark.parametrize("given", [None, Delivered(200), Retry("later", "soon")], ids=repr)  # type: ignore[arg-type]
