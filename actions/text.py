@@ -84,5 +84,5 @@ def spellings(secret: str) -> Iterator[str]:
             for before in range(3):
                 # As part of a longer text: what its first and last digits are depends on what stands beside it.
                 digits = base64.b64encode(b"\0" * before + data).decode()
-                core = digits[(0, 2, 3)[before] : len(digits) - (4 if digits.endswith("=") else 0)]
+                core = digits[(0, 2, 3)[before] : len(digits) - (0, 2, 3)[digits.count("=")]]
                 yield from (core, core.replace("+", "-").replace("/", "_"))

@@ -85,6 +85,9 @@ def test_ctrl_c_ends_the_demo_and_leaves_no_process() -> None:
 def test_the_rules_can_be_tried_on_orders_that_were_written() -> None:
     try:
         assert shell(".venv/bin/tua check").returncode == 0
+        tested = shell(".venv/bin/tua send-test log")
+        assert (tested.returncode, '"test":true' in tested.stdout) == (0, True)
+        assert "log: delivered: written" in tested.stdout
         written = shell(".venv/bin/python scripts/load_orders.py --write orders.jsonl")
         assert written.returncode == 0, written.stderr
         result = shell(".venv/bin/tua backtest --events orders.jsonl")
