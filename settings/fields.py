@@ -137,9 +137,6 @@ def _directory(value: object) -> object:
 
 
 def _time_of_day(value: object) -> tuple[int, int]:
-    # In Python a pair of numbers; in YAML text, or what YAML makes of 22:00 without quotes: minutes, in base 60.
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 24 * 60:
-        return divmod(value, 60)
     if isinstance(value, str) and (match := re.fullmatch(r"([01]?[0-9]|2[0-3]):([0-5][0-9])", value)):
         return int(match[1]), int(match[2])
     if isinstance(value, tuple) and len(value) == 2:

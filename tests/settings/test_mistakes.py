@@ -217,6 +217,7 @@ MISTAKES = {
     "a flood of nothing": (rule() + mail("flood: {more_than: ▸0}"), "this must be at least 1, not 0", None),
     "a flood of an action that may act": (rule() + "actions: {log: {type: log, ▸flood: null}}\n", "unknown", "known:"),
     "quiet hours in base 60": (rule() + mail('quiet_hours: {from: ▸22:00, to: "07:00"}'), "base 60", "in quotes"),
+    "quiet hours as a number": (rule() + mail('quiet_hours: {from: ▸22, to: "07:00"}'), "time of day", "22:00"),
     "quiet hours of no time": (rule() + mail('quiet_hours: {from: "22:00", to: ▸"24:00"}'), "time of day", "22:00"),
     "quiet hours without an end": (rule() + mail('▸quiet_hours: {from: "22:00"}'), "'to' is missing", None),
     "quiet hours that are always": (rule() + mail('quiet_hours: ▸{from: "22:00", to: "22:00"}'), "the same", "a whole"),
