@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from actions.delivery.outbox import BEHIND, SLICE, line_up
+from actions.delivery.housekeeping import BEHIND, SLICE, line_up
 from actions.delivery.records import Row, rows_of
 from actions.delivery.store import OutboxError, Store, open_to_read
 from detection.times import iso

@@ -17,22 +17,15 @@ import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 
 from actions.base import delivery_id
-from actions.delivery import identity, metrics, noise
+from actions.delivery import housekeeping, identity, metrics, noise
+from actions.delivery.housekeeping import BEHIND, EARLIER, SLICE
 from actions.delivery.records import Compose, Composed, DeliveryName, Leased, Mark, Places, Row, as_leased, rows_of
 from actions.delivery.store import Store
 from actions.delivery.topic import DEAD_LETTERS
 from detection.transitions import Transition
 
-BEHIND = 2**62
 STEPPED_MS = 10_000
-KEEP_MS = 30 * 86_400_000
 KEEP_ATTEMPTS = 50
-SLICE = 1_000  # rows of the housekeeping in one transaction, during which the flow may have to wait
-
-_EARLIER = (
-    "EXISTS (SELECT 1 FROM deliveries WHERE state = 'pending' AND alert_id = d.alert_id"
-    " AND action = d.action AND recipient = d.recipient AND sequence < d.sequence)"
-)
 
 
 class Outbox:
@@ -161,20 +154,15 @@ class Outbox:
             dead = [name for (name,) in db.execute(others, (self._owner,)).fetchall() if is_dead(name)]
             if not dead:
                 return False
-            some = "SELECT number FROM deliveries WHERE state = 'pending' AND owner = ? ORDER BY number LIMIT ?"
             with self.store.writing():
                 for name in dead:
-                    db.execute(
-                        "INSERT OR IGNORE INTO attempts SELECT id, attempts, ?, 0, 'cut short', 'its process died'"
-                        f" FROM deliveries WHERE leased AND number IN ({some})",
-                        (now_ms, name, SLICE),
-                    )
-                    db.execute(
-                        "UPDATE deliveries SET due_ms = CASE WHEN leased THEN ? ELSE due_ms END, leased = 0, owner = ?"
-                        f" WHERE number IN ({some})",
-                        (now_ms, self._owner, name, SLICE),
-                    )
+                    housekeeping.adopt(db, name, self._owner, now_ms)
         return True
+
+    def purge(self, retention_ms: int, now_ms: int) -> bool:
+        """Forget some of what ended longer ago than that; whether there was any."""
+        with self.store.writing() as db:
+            return housekeeping.purge(db, retention_ms, now_ms)
 
     def strangers(self, known: Iterable[str]) -> list[Leased]:
         """Some of the pending deliveries of this owner for actions that are not among the known ones."""
@@ -197,29 +185,6 @@ class Outbox:
         with self.store.reading() as db:
             return int(db.execute("SELECT COUNT(*) FROM deliveries WHERE state = 'pending'").fetchone()[0])
 
-    def purge(self, retention_ms: int, now_ms: int) -> bool:
-        """Forget some of what ended longer ago than that; whether there was any.
-
-        Of an alert that is not over, all is kept: what becomes of its end depends on what was told. So is what a flood
-        has still to sum up. Alerts are kept for KEEP_MS at least: they are how a replay is known to be one.
-        """
-        alerts_before_ms = now_ms - max(retention_ms, KEEP_MS)
-        with self.store.writing() as db:
-            old = db.execute(
-                "SELECT number, id FROM deliveries AS d WHERE ended_ms < ?"
-                " AND NOT EXISTS (SELECT 1 FROM alerts WHERE id = d.alert_id AND NOT resolved)"
-                " AND NOT EXISTS (SELECT 1 FROM floods WHERE action = d.action AND rule = d.rule) LIMIT ?",
-                (now_ms - retention_ms, SLICE),
-            ).fetchall()
-            db.executemany("DELETE FROM attempts WHERE delivery = ?", [(id_,) for _, id_ in old])
-            db.executemany("DELETE FROM deliveries WHERE number = ?", [(number,) for number, _ in old])
-            alerts = db.execute(
-                "SELECT id FROM alerts WHERE resolved AND changed_ms < ? LIMIT ?", (alerts_before_ms, SLICE)
-            ).fetchall()
-            db.executemany("DELETE FROM aliases WHERE alert_id = ?", alerts)
-            db.executemany("DELETE FROM alerts WHERE id = ?", alerts)
-        return bool(old or alerts)
-
     def _due(self, db: sqlite3.Connection, places: Places, limit: int, now_ms: int) -> list[Row]:
         rows = self._free(db, places, "due_ms <= ? ORDER BY due_ms, number LIMIT ?", (now_ms, limit))
         if len(rows) < limit:
@@ -232,7 +197,7 @@ class Outbox:
         return rows_of(
             db,
             f"SELECT * FROM deliveries AS d WHERE state = 'pending' AND owner = ? AND action = ? {_urgent(places)}"
-            f" AND NOT leased AND NOT {_EARLIER} AND {condition}",
+            f" AND NOT leased AND NOT {EARLIER} AND {condition}",
             (self._owner, places.action, *values),
         )
 
@@ -266,7 +231,7 @@ class Outbox:
         if mark.state == "waits":
             # Behind an earlier one, which may have been redriven meanwhile.
             db.execute(
-                f"UPDATE deliveries AS d SET leased = 0, due_ms = CASE WHEN {_EARLIER} THEN {BEHIND} ELSE ? END,"
+                f"UPDATE deliveries AS d SET leased = 0, due_ms = CASE WHEN {EARLIER} THEN {BEHIND} ELSE ? END,"
                 " scheduled_ms = ?, failures = failures + 1,"
                 " failing_since_ms = CASE WHEN ? THEN 0 WHEN failures = 0 THEN ? ELSE failing_since_ms END,"
                 " last_answer = ? WHERE id = ? AND state = 'pending' AND leased",
@@ -328,16 +293,3 @@ class Outbox:
 
 def _urgent(places: Places) -> str:
     return "AND urgent" if places.quiet else ""
-
-
-def line_up(db: sqlite3.Connection, now_ms: int, alerts: Iterable[str] | None = None) -> None:
-    """Put every waiting row (of these alerts) behind the earlier ones of its line, and let the first one go."""
-    behind = f"UPDATE deliveries AS d SET due_ms = {BEHIND} WHERE state = 'pending' AND NOT leased AND {_EARLIER}"
-    first = f"UPDATE deliveries AS d SET due_ms = ? WHERE state = 'pending' AND due_ms = {BEHIND} AND NOT {_EARLIER}"
-    if alerts is None:
-        db.execute(behind)
-        db.execute(first, (now_ms,))
-        return
-    for alert in alerts:
-        db.execute(f"{behind} AND alert_id = ?", (alert,))
-        db.execute(f"{first} AND alert_id = ?", (now_ms, alert))

@@ -20,8 +20,9 @@ from typing import TypeVar
 import structlog
 
 from actions.delivery import metrics, noise
+from actions.delivery.housekeeping import line_up
 from actions.delivery.identity import key_text
-from actions.delivery.outbox import Outbox, line_up
+from actions.delivery.outbox import Outbox
 from actions.delivery.owner import Owner
 from actions.delivery.records import Compose, Leased, Mark, Places, Row, rows_of
 from actions.delivery.store import OutboxError, Store

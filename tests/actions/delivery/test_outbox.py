@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from actions.delivery.outbox import KEEP_ATTEMPTS, KEEP_MS, STEPPED_MS, Outbox
+from actions.delivery.housekeeping import KEEP_MS
+from actions.delivery.outbox import KEEP_ATTEMPTS, STEPPED_MS, Outbox
 from actions.delivery.records import Address, Compose, Composed, Leased, Mark, Places
 from actions.delivery.store import OutboxError, Store
 from actions.delivery.topic import DEAD_LETTERS
@@ -306,7 +307,7 @@ def test_the_past_is_forgotten_after_a_month_but_nothing_that_goes_on(outbox: Ou
 def test_the_housekeeping_is_done_in_bites_between_which_others_get_their_turn(
     outbox: Outbox, other: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("actions.delivery.outbox.SLICE", 10)
+    monkeypatch.setattr("actions.delivery.housekeeping.SLICE", 10)
     outbox.put([one for n in range(25) for one in (alert(str(n)), alert(str(n), 2))], WEB, NOW)
     bites = 0
     while other.adopt(lambda _: True, NOW):
