@@ -37,6 +37,9 @@ class KafkaAction(Action[KafkaSettings]):
             await self.context.publish(self.settings.topic, delivery.alert_id.encode(), delivery.body)
         except KafkaException as error:
             problem = error.args[0]
-            refused = problem.code() in _FOR_GOOD
-            return Refused(problem.str()) if refused else Retry(f"the brokers have not taken it: {problem.str()}")
+            if problem.code() in _FOR_GOOD:
+                return Refused(problem.str())
+            # So it is said of a topic that is not there, too.
+            hint = "; are they and the topic there?" if problem.code() == KafkaError._MSG_TIMED_OUT else ""
+            return Retry(f"the brokers have not taken it: {problem.str()}{hint}")
         return Delivered("acknowledged")

@@ -101,3 +101,13 @@ def test_a_name_that_no_topic_can_have_is_a_mistake() -> None:
 
 def test_its_settings_name_the_topic_that_no_rule_may_read() -> None:
     assert KafkaSettings(topic=TOPIC).writes_to() == TOPIC
+
+
+async def test_that_the_topic_may_not_be_there_is_said() -> None:
+    async def publish(topic: str, key: bytes, value: bytes) -> None:
+        raise KafkaException(KafkaError(KafkaError._MSG_TIMED_OUT))
+
+    action = KafkaAction("kafka", KafkaSettings(topic="shop.alerts"), Context(clock_ms, publish))
+    outcome = await action.deliver(delivery(ALERT))
+    assert isinstance(outcome, Retry)
+    assert outcome.detail.endswith("are they and the topic there?")
