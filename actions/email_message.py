@@ -14,8 +14,8 @@ import structlog
 
 from actions.alert import Alert, Evidence, KeyCount, Summary
 from actions.base import Delivery, delivery_id
-from actions.delivery.metrics import RENDERING_ERRORS
 from actions.message import Fact, fitting, message_of
+from actions.metrics import RENDERING_ERRORS
 from actions.text import cut, escaped, stripped
 from detection.durations import spoken
 from detection.rules import Scalar

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import structlog
 
+from actions import metrics
 from actions.alert import Alert, Evidence
 from actions.base import Action
-from actions.delivery import metrics
 from actions.delivery.identity import News
 from actions.delivery.noise import Cooldown, Flood
 from actions.delivery.records import Address, Composed

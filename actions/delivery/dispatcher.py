@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from types import MappingProxyType
 
+from actions import metrics
 from actions.base import Action, Context, Publish
-from actions.delivery import metrics
 from actions.delivery.compose import Composer
 from actions.delivery.sender import Sender
 from actions.delivery.spare import SafeOutbox

@@ -96,7 +96,10 @@ def cooled(
     if known == "":
         # A later transition of an alert of which no more is known was told before: by an older version.
         suppressed, level = _decided(db, t, severity, cooldown) if t.sequence == 1 else (None, 0)
-        _keep(db, t.alert_id, severity, suppressed, level)
+        db.execute(
+            "UPDATE alerts SET severity = ?, suppressed = ?, level = ? WHERE id = ?",
+            (severity, suppressed, level, t.alert_id),
+        )
     elif suppressed is not None and _rank(severity) > _rank(known):
         suppressed = None
         _lift(db, t.alert_id, lift)
@@ -131,13 +134,6 @@ def _decided(db: sqlite3.Connection, t: Transition, severity: str, cooldown: Coo
         last = LastTold(resolves_at_ms, last_severity, level, bool(came_back))
     until_ms, level = cooldown.judge(last, t.opened_at_ms, severity)
     return None if until_ms is None else f"cooldown until {iso(until_ms)}", level
-
-
-def _keep(db: sqlite3.Connection, alert_id: str, severity: str, suppressed: str | None, level: int) -> None:
-    db.execute(
-        "UPDATE alerts SET severity = ?, suppressed = ?, level = ? WHERE id = ?",
-        (severity, suppressed, level, alert_id),
-    )
 
 
 def _rank(severity: str) -> int:

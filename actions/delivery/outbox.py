@@ -16,8 +16,9 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 
+from actions import metrics
 from actions.base import delivery_id
-from actions.delivery import housekeeping, identity, metrics, noise
+from actions.delivery import housekeeping, identity, noise
 from actions.delivery.housekeeping import BEHIND, EARLIER, SLICE
 from actions.delivery.records import Compose, Composed, DeliveryName, Leased, Mark, Places, Row, as_leased, rows_of
 from actions.delivery.store import Store

@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 import msgspec
 import structlog
 
+from actions import metrics
 from actions.base import Action, Delivered, Outcome, Refused
-from actions.delivery import metrics
 from actions.delivery.attempt import answer_of, attempt
 from actions.delivery.loop import DeliveryLoop
 from actions.delivery.records import Leased, Mark, Places

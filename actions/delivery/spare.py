@@ -19,7 +19,8 @@ from typing import TypeVar
 
 import structlog
 
-from actions.delivery import metrics, noise
+from actions import metrics
+from actions.delivery import noise
 from actions.delivery.housekeeping import line_up
 from actions.delivery.identity import key_text
 from actions.delivery.outbox import Outbox

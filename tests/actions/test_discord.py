@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 from types import MappingProxyType
 
 import pytest
 
 from actions.alert import Alert
-from actions.base import ActionError, Delivered, Outcome, Refused, Retry
+from actions.base import Delivered, Outcome, Refused, Retry
 from actions.discord import DiscordAction, DiscordSettings
 from settings import Secret
 from tests.support.channels import (
@@ -28,8 +27,6 @@ from tests.support.channels import (
     attempt,
     body_of,
     foreign_marks,
-    loaded,
-    mistake_in,
     texts_in,
     utf16,
 )
@@ -233,24 +230,3 @@ async def test_it_waits_for_the_longer_of_what_header_and_body_ask(
 async def test_an_answer_nested_without_end_does_no_harm(discord: DiscordAction, web: HttpReceiver) -> None:
     web.plan.append(Reply(404, body=b'{"code":' + b"[" * 100_000))
     assert isinstance(await attempt(discord), Refused)
-
-
-def test_recipients_show_the_host_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    hook = made(monkeypatch, "https://discord.com/api/webhooks/123/d1sc0rdT0ken")
-    assert hook.recipients() == ("https://discord.com",)
-    assert "d1sc0rdT0ken" in hook.secrets()
-
-
-def test_a_url_in_the_file_is_a_mistake_that_does_not_quote_it(tmp_path: Path) -> None:
-    problem = mistake_in(tmp_path, "discord", "url: https://discord.com/api/webhooks/1/d1sc0rdT0ken")
-    assert "a secret must not stand in the configuration (write {env: NAME}" in problem
-    assert "d1sc0rdT0ken" not in problem
-    assert loaded(tmp_path, "discord", "url: {env: U, default: 'https://discord.com/x'}").notes() == (
-        "the default of 'url' is a secret that stands in the file",
-    )
-
-
-def test_a_url_that_is_not_safe_is_said_without_quoting_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ActionError, match="must be https") as error:
-        made(monkeypatch, "http://discord.com/api/webhooks/1/d1sc0rdT0ken")
-    assert "d1sc0rdT0ken" not in str(error.value)

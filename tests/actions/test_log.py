@@ -67,7 +67,7 @@ class StandardOutput(Target):
         return self._stream.getvalue().splitlines()
 
     def answer(self, code: int) -> None:
-        raise NotImplementedError
+        raise AssertionError("standard output answers with no codes")
 
     def hang(self) -> None:
         self._flows.clear()

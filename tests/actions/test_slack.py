@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import pytest
 
 from actions.alert import Alert
-from actions.base import ActionError, Delivered, Outcome, Refused, Retry
+from actions.base import Delivered, Outcome, Refused, Retry
 from actions.slack import SlackAction, SlackSettings
 from settings import Secret
 from tests.support.channels import (
@@ -28,8 +27,6 @@ from tests.support.channels import (
     attempt,
     body_of,
     foreign_marks,
-    loaded,
-    mistake_in,
     texts_in,
     utf16,
 )
@@ -191,38 +188,6 @@ async def test_the_answer_decides(
 async def test_it_waits_as_long_as_slack_asks(slack: SlackAction, web: HttpReceiver) -> None:
     web.plan.append(Reply(429, {"retry-after": "30"}, b"rate_limited"))
     assert await attempt(slack) == Retry("429 rate_limited", after_ms=30_000)
-
-
-def test_recipients_show_the_host_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    hook = made(monkeypatch, "https://hooks.slack.com/services/T000/B000/s1ackT0ken")
-    assert hook.recipients() == ("https://hooks.slack.com",)
-    assert "s1ackT0ken" in hook.secrets()
-
-
-def test_a_url_in_the_file_is_a_mistake_that_does_not_quote_it(tmp_path: Path) -> None:
-    for written in ("https://hooks.slack.com/services/T0/B0/s1ackT0ken", "s1ackT0ken", "12345", "{url: s1ackT0ken}"):
-        problem = mistake_in(tmp_path, "slack", f"url: {written}")
-        assert "write {env: NAME}" in problem
-        assert "s1ackT0ken" not in problem
-        assert "12345" not in problem
-    assert "'url' is missing" in mistake_in(tmp_path, "slack")
-
-
-def test_the_default_of_a_url_is_judged_and_noted(tmp_path: Path) -> None:
-    problem = mistake_in(tmp_path, "slack", "url: {env: U, default: 'http://hooks.example.com/s1ackT0ken'}")
-    assert "a url must be https" in problem
-    assert "s1ackT0ken" not in problem
-    lines = ("allow_insecure: true", "url: {env: U, default: 'http://hooks.example.com/x'}")
-    assert loaded(tmp_path, "slack", *lines).notes() == ("the default of 'url' is a secret that stands in the file",)
-    assert loaded(tmp_path, "slack", "url: {env: U}").notes() == ()
-
-
-def test_a_url_that_is_not_set_or_not_safe_is_said_without_quoting_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ActionError, match="must be https") as error:
-        made(monkeypatch, "http://hooks.slack.com/s1ackT0ken")
-    assert "s1ackT0ken" not in str(error.value)
-    with pytest.raises(ActionError, match="the environment variable SLACK, which is not set"):
-        made(monkeypatch, "")
 
 
 def test_it_tells_people_who_can_be_spared() -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from datetime import datetime
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
 
 from settings import QuietHours
 
+ROOT = Path(__file__).parents[2]
 BERLIN = ZoneInfo("Europe/Berlin")
 NIGHT = QuietHours(start=(22, 0), end=(7, 0), timezone="Europe/Berlin")
 LUNCH = QuietHours(start=(12, 30), end=(13, 0))
@@ -42,3 +47,10 @@ def test_hours_within_a_day(time: str, quiet: bool) -> None:
 def test_it_is_the_clock_on_the_wall_that_counts_also_when_it_changes(day: str) -> None:
     assert NIGHT.include(at(f"{day}T06:59"))
     assert not NIGHT.include(at(f"{day}T07:00"))
+
+
+def test_the_zones_are_there_also_where_the_host_has_none() -> None:
+    program = "from settings import QuietHours; print(QuietHours(start=(22, 0), end=(7, 0)).include(0))"
+    environment = os.environ | {"PYTHONTZPATH": ""}
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, check=False)
+    assert done.stdout == b"True\n", done.stderr

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from actions import metrics
 from actions.alert import Summary
-from actions.delivery import metrics
 from actions.delivery.compose import Composer
 from actions.delivery.noise import Cooldown, spared
 from actions.delivery.outbox import Outbox
