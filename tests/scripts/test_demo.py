@@ -77,7 +77,7 @@ def test_ctrl_c_ends_the_demo_and_leaves_no_process() -> None:
     assert children
     demo.send_signal(signal.SIGINT)
     rest = demo.stdout.read()
-    assert demo.wait(30) == 130
+    assert demo.wait(30) == 130, rest
     assert "Traceback" not in rest
     wait_until(lambda: not any(Path(f"/proc/{child}").exists() for child in children))
 
