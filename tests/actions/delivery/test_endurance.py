@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import re
 import time
 import tracemalloc
 from collections import defaultdict
@@ -50,6 +52,9 @@ def test_an_action_that_is_down_for_a_day_delays_no_other_and_is_told_everything
         wait_until(lambda: len(web.requests) == len(mail.mails) == len(broker.messages) == 2)
         for receiver in (web.requests, mail.mails, broker.messages):
             receiver.clear()
+        # The receiver's mail parser fills Python's cache of patterns, one for each boundary; garbage is not held.
+        re.purge()
+        gc.collect()
         memory.append(tracemalloc.get_traced_memory()[0])
         clock.ms += 10 * MINUTE
     tracemalloc.stop()
@@ -58,9 +63,9 @@ def test_an_action_that_is_down_for_a_day_delays_no_other_and_is_told_everything
         if row["action"] in ("web", "mail"):
             ages[row["action"]].append(row["ended_ms"] - row["made_at_ms"])
     assert set(ages["web"] + ages["mail"]) <= {0, 10 * MINUTE}, "the second, where the note of it came after the step"
-    # The lowest of each quarter: what is held, without what the collector has not looked at yet.
     quarter = alerts // 4
-    assert min(memory[-quarter:]) < min(memory[quarter : 2 * quarter]) + 500_000
+    print(memory[::8])
+    assert min(memory[-quarter:]) < min(memory[quarter : 2 * quarter]) + 200_000
 
     with HttpReceiver(port) as back:
         run.dispatcher.put([opened(run.settings, "fresh", "fresh", 10**9)])
