@@ -104,10 +104,14 @@ def send(
         elif acknowledged is not None:
             acknowledged(message)
 
-    for order in orders:
-        producer.produce(topic, order.value, order.key, timestamp=order.timestamp_ms, on_delivery=on_delivery)
-        producer.poll(0)
-    waiting = producer.flush(30)
+    try:
+        for order in orders:
+            producer.produce(topic, order.value, order.key, timestamp=order.timestamp_ms, on_delivery=on_delivery)
+            producer.poll(0)
+        waiting = producer.flush(30)
+    except SystemError as error:
+        # Ctrl-C while a delivery report runs: the client loses what Python raises there.
+        raise KeyboardInterrupt from error
     if refused or waiting:
         raise RuntimeError(
             f"{len(refused) + waiting} orders were not taken: {refused[0].str() if refused else 'no answer'}"

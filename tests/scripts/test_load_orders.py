@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka import Producer
 
-from scripts.load_orders import PRODUCTS, make_orders
+from scripts.demo import embedded_broker
+from scripts.load_orders import PRODUCTS, make_orders, send
 from tests.support.cluster import Cluster
 from tests.support.receivers import free_port
 
@@ -102,3 +105,13 @@ def test_the_same_seed_gives_the_same_orders() -> None:
     assert first == again != other
     assert sum(order.name is not None for order in first) == 50
     assert any(order.name is None for order in make_orders(100, PRODUCTS, 34, 10, 0)), "deletes are among them"
+
+
+def test_ctrl_c_within_a_delivery_report_is_not_lost() -> None:
+    def interrupted(_message: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    owner, brokers = embedded_broker()
+    with pytest.raises(KeyboardInterrupt):
+        send(make_orders(3, PRODUCTS, 34, 15.0, 0), Producer({"bootstrap.servers": brokers}), "products", interrupted)
+    del owner
