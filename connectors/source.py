@@ -16,6 +16,7 @@ import msgspec
 import structlog
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
+from connectors.epochs import Epochs
 from connectors.partition import Partition
 from connectors.poller import Poller
 from connectors.positions import Place, Position
@@ -31,7 +32,6 @@ log = structlog.get_logger()
 SLOTS = 16
 """Number of slots; part of the recovery format, and the upper bound of processes that read."""
 
-_AT_ONCE = dt.datetime.fromtimestamp(0, dt.UTC)
 _IDLE_S = 0.005
 _SIDE_BY_SIDE_MS = 250
 
@@ -62,7 +62,8 @@ _FORMAT = 1
 class KafkaSource(FixedPartitionedSource[Arrivals, bytes]):
     """Reads the topics of `rules`.
 
-    `connect` makes the process's poller. `stopping` ends the input at the next call, `paused` holds it up.
+    `connect` makes the process's poller. `stopping` ends the input at the next call, `paused` holds it up. `epoch_s`
+    is Bytewax's epoch interval where several workers read, whose epochs are to stay in phase.
     """
 
     def __init__(
@@ -75,10 +76,11 @@ class KafkaSource(FixedPartitionedSource[Arrivals, bytes]):
         monotonic: Callable[[], float],
         stopping: Callable[[], bool],
         paused: Callable[[], bool],
+        epoch_s: float | None = None,
     ) -> None:
         self.topics, self.rules = topics, rules
         self.now_ms, self.monotonic, self.stopping, self.paused = now_ms, monotonic, stopping, paused
-        self._readers = PerWorker(lambda: Reader(connect(), topics, rules))
+        self._readers = PerWorker(lambda: Reader(connect(), topics, rules, Epochs(epoch_s, stopping)))
 
     def list_parts(self) -> list[str]:
         return [f"in{number:02}" for number in range(SLOTS)]
@@ -95,8 +97,8 @@ class KafkaSource(FixedPartitionedSource[Arrivals, bytes]):
 class Reader:
     """The consumer and the compiled rules that the slots of one worker share."""
 
-    def __init__(self, poller: Poller, topics: Sequence[Topic], rules: Sequence[CountRule]) -> None:
-        self.poller = poller
+    def __init__(self, poller: Poller, topics: Sequence[Topic], rules: Sequence[CountRule], epochs: Epochs) -> None:
+        self.poller, self.epochs = poller, epochs
         self.intakes = {topic.name: TopicIntake(topic, rules) for topic in topics}
         self.open_slots = self._idle_calls = 0
         self._rules = {rule.name: rule for rule in rules}
@@ -168,11 +170,13 @@ class Slot(StatefulSourcePartition[Arrivals, bytes]):
             self._reader.compare_rules(state)
         self._own: dict[Place, Partition] = {}
         self._epoch_ended = False
+        self._epoch = 0
         self._claim(self._reader.poller.counts)
 
     def next_batch(self) -> list[Arrivals]:
         if self._source.stopping():
             raise StopIteration
+        self._reader.epochs.called(self._epoch)
         poller = self._reader.poller
         arrivals = Arrivals([], [], [])
         self._claim(poller.counts)
@@ -199,10 +203,12 @@ class Slot(StatefulSourcePartition[Arrivals, bytes]):
         return [arrivals]
 
     def next_awake(self) -> dt.datetime | None:
-        return _AT_ONCE
+        return self._reader.epochs.next_awake()
 
     def snapshot(self) -> bytes:
         self._epoch_ended = True
+        self._epoch += 1
+        self._reader.epochs.ended(self._epoch)
         # What was stored for partitions that are not there (yet) is kept.
         positions = self._stored | {
             place: (partition.next_offset, partition.highest_ms, partition.topic_id)

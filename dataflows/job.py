@@ -18,7 +18,9 @@ from connectors.publisher import Publisher
 from connectors.rejected import RejectedSink
 from connectors.source import KafkaSource
 from connectors.topics import TopicError, ensure_topics
+from dataflows.epoch_interval import epoch_interval_s
 from dataflows.logs import configure_logs
+from dataflows.started import tell_supervisor
 from dataflows.state_directory import StateDirectory, StateDirectoryError
 from dataflows.stop_request import StopRequest
 from dataflows.wall_clock import WallClock
@@ -70,23 +72,30 @@ class Job:
         except TopicError as error:
             job.close()
             _fail(str(error))
+        tell_supervisor()
+        stop.ends_until_flow(job.close)
         return job
 
     def source(self) -> KafkaSource:
         return KafkaSource(
             self.topics,
             self.rules,
-            lambda: Poller(
-                self.settings.kafka,
-                {topic.name: topic for topic in self.topics},
-                self._partitions,
-                self._topic_ids,
-                self.clock.now_ms,
-            ),
+            self._connect,
             now_ms=self.clock.now_ms,
             monotonic=time.monotonic,
             stopping=self._stop.made,
             paused=lambda: self.dispatcher.full or self.rejected.full,
+            epoch_s=epoch_interval_s(sys.argv),
+        )
+
+    def _connect(self) -> Poller:
+        self._stop.flow_begins()
+        return Poller(
+            self.settings.kafka,
+            {topic.name: topic for topic in self.topics},
+            self._partitions,
+            self._topic_ids,
+            self.clock.now_ms,
         )
 
     def close(self) -> None:

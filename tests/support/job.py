@@ -71,9 +71,9 @@ class Job:
         # JSON is YAML; a YAML writer would use anchors for values that occur twice.
         self.config_path.write_text(json.dumps(self.config, indent=2), encoding="utf-8")
 
-    def start(self, *, wait: bool = True, epoch_s: int | None = None) -> Job:
-        """`tua run`; with `epoch_s` by Bytewax's own command, which says how long epochs are."""
-        command = ["tua", "run", "--config", str(self.config_path)]
+    def start(self, *arguments: str, wait: bool = True, epoch_s: int | None = None) -> Job:
+        """`tua run` with `arguments`; with `epoch_s` by Bytewax's own command, which says how long epochs are."""
+        command = ["tua", "run", "--config", str(self.config_path), *arguments]
         if epoch_s is not None:
             recovery = self.directory / "recovery"
             if not recovery.exists():

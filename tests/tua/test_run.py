@@ -51,3 +51,31 @@ def test_a_property_that_librdkafka_does_not_know_is_said_without_a_traceback(
     assert "kafka.properties: " in job.log()
     assert said in job.log()
     assert "Traceback" not in job.log()
+
+
+def test_a_mistake_of_the_configuration_is_said_once_however_many_processes(tmp_path: Path) -> None:
+    config = configuration(tmp_path)
+    config["kafka"]["consumer_grop"] = "tua"
+    job = Job(tmp_path, config, f"127.0.0.1:{free_port()}").start("--processes", "2", wait=False)
+    assert job.process is not None
+    assert job.process.wait(30) == 1
+    assert job.log().count("consumer_grop") == 1
+    assert "1 mistake" in job.log()
+
+
+def test_a_mistake_that_only_the_job_itself_finds_is_said_once_and_not_tried_again(tmp_path: Path) -> None:
+    config = configuration(tmp_path)
+    config["kafka"]["properties"] = {"bogus.prop": 1}
+    job = Job(tmp_path, config, f"127.0.0.1:{free_port()}").start("--processes", "2", wait=False)
+    assert job.process is not None
+    assert job.process.wait(30) == 1
+    assert job.log().count("bogus.prop") == 1
+    assert "started again" not in job.log()
+
+
+def test_more_processes_than_can_read_are_refused(tmp_path: Path) -> None:
+    job = Job(tmp_path, configuration(tmp_path), f"127.0.0.1:{free_port()}").start("--processes", "17", wait=False)
+    assert job.process is not None
+    assert job.process.wait(30) == 2
+    assert "--processes" in job.log()
+    assert "16" in job.log()
