@@ -1,36 +1,39 @@
-"""Figures of the job, on a real Kafka that is started for them: `scripts/bench latency`.
+"""The command line of `scripts/bench`: figures of the job on this machine, on a real Kafka that is started for them.
 
 Each figure stands beside that of a plain consumer in the same run, because a machine's own pace differs more than
-anything else.
+anything else. With KAFKA_BOOTSTRAP_SERVERS set, that cluster is used.
 """
 
 from __future__ import annotations
 
-import math
-import os
-import subprocess
-import sys
 import tempfile
-import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import msgspec
 import typer
-from confluent_kafka import Consumer, Message, Producer, TopicPartition
 from rich.console import Console
 from rich.table import Table
 
-from scripts.load_orders import Order, make_orders, paced, send
-from scripts.receivers import Post, WebhookReceiver
+from scripts.benchmarks import cases, report
+from scripts.benchmarks import latency as latencies
+from scripts.benchmarks import memory as memories
+from scripts.benchmarks import recovery as recoveries
+from scripts.benchmarks import throughput as throughputs
+from scripts.benchmarks.cluster import ROOT, Cluster, kafka
+from scripts.benchmarks.progress import Bar
+from scripts.benchmarks.results import Result, Results, exit_code, read, write
 
-ROOT = Path(__file__).parents[1]
-THRESHOLD = 20
-WARM_UP_S = 5  # a topic that was just created has its leaders and connections found first, by any consumer
-app = typer.Typer(add_completion=False, no_args_is_help=True)
+DOCUMENT = ROOT / "docs" / "performance.md"
+DRAWING = DOCUMENT.with_suffix(".svg")
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the results for machines.")]
+FilesArgument = Annotated[list[Path], typer.Argument(metavar="FILE...", help="What --json wrote; the last one wins.")]
+CaseOption = Annotated[
+    list[str] | None, typer.Option(metavar="NAME", help="A case, or several by their beginning; again for more.")
+]
 
 
 @app.callback()
@@ -38,129 +41,130 @@ def bench() -> None:
     """Figures of the job on this machine, on a real Kafka of its own."""
 
 
-@contextmanager
-def kafka(directory: Path, brokers: int = 1) -> Iterator[str]:
-    """A cluster that ends with the block; its bootstrap servers."""
-    script = [sys.executable, str(ROOT / "scripts/kafka")]
-    place = ["--dir", str(directory / "kafka")]
-    start = [*script, "start", "--brokers", str(brokers), "--free-ports", "--die-with", str(os.getpid()), *place]
+@app.command()
+def throughput(
+    case: CaseOption = None,
+    orders: Annotated[int, typer.Option(min=20_000, help="In each case; ten times that for 1,000,000 keys.")] = (
+        2_000_000
+    ),
+    quick: Annotated[bool, typer.Option(help="A short run, of little meaning: to see that all is well.")] = False,
+    json: JsonOption = None,
+) -> None:
+    """Orders a second of the real job over a filled topic, beside a plain loop. Ends with 1 if an alert is wrong."""
     try:
-        started = subprocess.run(start, check=False, stdout=subprocess.PIPE, text=True)
-        if started.returncode:
-            raise typer.Exit(1)  # it has said why
-        yield started.stdout.split()[-1]
-    finally:
-        subprocess.run([*script, "stop", *place], check=False, stderr=subprocess.DEVNULL)
-
-
-@contextmanager
-def job(directory: Path, bootstrap: str, webhook: str, window: str) -> Iterator[None]:
-    """`tua run` with one rule and a webhook, from where it watches to its clean stop."""
-    config = {
-        "kafka": {"bootstrap_servers": bootstrap, "replication_factor": 1},
-        "topics": {"products": {"partitions": 2, "replication_factor": 1}},
-        "rules": [
-            {
-                "name": "hot-product", "topic": "products", "where": {"action": "add"}, "key": "product.name",
-                "count": {"at_least": THRESHOLD, "within": window}, "actions": ["hook"],
-            }
-        ],
-        "actions": {"hook": {"type": "webhook", "url": webhook}},
-        "state": {"directory": str(directory / "state")},
-    }  # fmt: skip
-    path = directory / "tua.yaml"
-    path.write_bytes(msgspec.json.encode(config))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tua", "run", "--config", str(path)],
-        cwd=ROOT,
-        # What a shell has set for another job must not change this one.
-        env={name: value for name, value in os.environ.items() if not name.startswith("TUA_")},
-        stdin=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr is not None
-    said = []
-    for line in process.stderr:
-        said.append(line)
-        if '"watching"' in line:
-            break
-    else:
-        sys.exit("the job did not start:\n" + "".join(said))
-    threading.Thread(target=process.stderr.read, daemon=True).start()
-    try:
-        yield
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-class PlainConsumer(threading.Thread):
-    """The reference: a consumer in a process of its own would be no slower than this one, which only notes times."""
-
-    def __init__(self, bootstrap: str) -> None:
-        super().__init__(daemon=True)
-        self.at: dict[tuple[int, int], float] = {}
-        self._consumer = Consumer(
-            {"bootstrap.servers": bootstrap, "group.id": "bench", "enable.auto.commit": False, "log_level": 0}
-        )
-        self._consumer.assign([TopicPartition("products", number, 0) for number in range(2)])
-        self.start()
-
-    def run(self) -> None:
-        while True:
-            for message in self._consumer.consume(1000, 0.01):
-                if message.error() is None:
-                    self.at[message.partition() or 0, message.offset() or 0] = time.time()
-
-
-def percentile(values: list[float], share: float) -> float:
-    """The smallest value that at least `share` of all do not exceed."""
-    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
+        chosen = cases.chosen(case or [])
+    except KeyError as error:
+        names = ", ".join(known.name for known in cases.CASES)
+        raise typer.BadParameter(f"no case {error}; there are {names}", param_hint="--case") from None
+    count = min(orders, cases.QUICK_ORDERS) if quick else orders
+    with place() as (cluster, directory, bar):
+        results = collect(throughputs.run(cluster, directory, chosen, count, quick, bar), json)
+    end(throughputs.table(results), results)
 
 
 @app.command()
 def latency(
-    rate: Annotated[int, typer.Option(min=1, max=100_000, help="Orders a second.")] = 1000,
-    seconds: Annotated[int, typer.Option(min=10)] = 60,
+    rate: Annotated[
+        list[int] | None, typer.Option(min=40, max=200_000, help="Orders a second; again for more. [1000 and 50000]")
+    ] = None,
+    seconds: Annotated[int, typer.Option(min=8)] = 60,
+    json: JsonOption = None,
 ) -> None:
-    """From an order handed to the producer to its alert at the webhook, beside the same way to a plain consumer."""
-    posts: list[Post] = []
-    handed: dict[tuple[int, int], float] = {}
+    """From an order handed to the producer to its alert, beside the same order's way to a plain consumer."""
+    with place() as (cluster, directory, bar):
+        rates = rate or [1_000, 50_000]
+        runs = (latencies.run(cluster, directory / str(each), each, seconds, bar) for each in rates)
+        results = collect(runs, json)
+    end(latencies.table(results), results)
 
-    def acknowledged(message: Message) -> None:
-        handed[message.partition() or 0, message.offset() or 0] = time.time() - (message.latency() or 0.0)
 
-    web = WebhookReceiver(posts.append)
-    with tempfile.TemporaryDirectory(prefix="tua-bench-") as name:
-        directory = Path(name)
-        with (
-            kafka(directory) as bootstrap,
-            job(directory, bootstrap, f"http://127.0.0.1:{web.port}/alerts", f"{10 * 1000 * 40 // rate}ms"),
-        ):
-            reference = PlainConsumer(bootstrap)
-            # 40 products by chance, each ordered 10 times on average within the window: now and then it is 20.
-            products = [f"product {number}" for number in range(40)]
-            orders: list[Order] = make_orders(rate * seconds, products, 7, rate, int(time.time() * 1000) + 1000)
-            producer = Producer({"bootstrap.servers": bootstrap, "acks": "all", "linger.ms": 0, "log_level": 0})
-            send(paced(orders), producer, "products", acknowledged)
-            time.sleep(2)  # what is still on its way
-    job_ms, plain_ms = [], []
-    warm_ms = orders[0].timestamp_ms + WARM_UP_S * 1000
-    for post in posts:
-        source = post.alert["evidence"]["partition"], post.alert["evidence"]["offset"]
-        warm = handed[source] * 1000 >= warm_ms
-        if post.alert["status"] == "opened" and warm and source in reference.at:
-            job_ms.append((post.at - handed[source]) * 1000)
-            plain_ms.append((reference.at[source] - handed[source]) * 1000)
-    if not job_ms:
-        sys.exit("no alert opened, so there is nothing to measure: give it more --seconds or a higher --rate")
-    table = Table(title=f"latency in ms at {rate} orders/s for {seconds} s, {len(job_ms)} alerts opened")
-    for column in ("from the order to", "p50", "p90", "p99", "max"):
-        table.add_column(column, justify="right")
-    for title, values in (("a plain consumer", plain_ms), ("the webhook", job_ms)):
-        table.add_row(title, *(f"{percentile(values, share):.0f}" for share in (0.5, 0.9, 0.99, 1.0)))
-    Console().print(table)
+@app.command()
+def memory(
+    keys: Annotated[int, typer.Option(min=10_000, help="How many are live.")] = 1_000_000,
+    hot_seconds: Annotated[int, typer.Option(min=1, help="How long a key is hot at 100,000 orders/s.")] = 60,
+    json: JsonOption = None,
+) -> None:
+    """Bytes for a live key and for a hot one, and that a quiet one is freed."""
+    with place() as (cluster, directory, bar):
+        results = collect(memories.run(cluster, directory, keys, hot_seconds, bar), json)
+    end(memories.table(results), results)
+
+
+@app.command()
+def recovery(
+    keys: Annotated[int, typer.Option(min=10_000, help="How many are live.")] = 1_000_000,
+    orders_per_key: Annotated[int, typer.Option(min=1, max=40)] = 10,
+    seconds: Annotated[int, typer.Option(min=8, help="How long it is watched, idle and at work.")] = 60,
+    json: JsonOption = None,
+) -> None:
+    """How long a job that died or was stopped is away, and what large state costs."""
+    with place() as (cluster, directory, bar):
+        results = collect(recoveries.run(cluster, directory, keys, orders_per_key, seconds, bar), json)
+    end(recoveries.table(results), results)
+
+
+@app.command(name="report")
+def write_report(
+    files: FilesArgument,
+    into: Annotated[Path, typer.Option(metavar="FILE", help="A document with marks for the tables.")] = DOCUMENT,
+) -> None:
+    """Write the tables of docs/performance.md."""
+    found = read_all(files)
+    try:
+        into.write_text(report.fill_in(into.read_text(encoding="utf-8"), found), encoding="utf-8")
+    except (OSError, ValueError) as error:
+        fail(f"{into}: {error}")
+
+
+@app.command()
+def plot(
+    files: FilesArgument,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="A name that ends in .svg or .png.")] = DRAWING,
+) -> None:
+    """Draw throughput as a share of the plain loop's."""
+    try:
+        report.draw(read_all(files), out)
+    except (OSError, ValueError) as error:
+        fail(f"{out}: {error}")
+
+
+@contextmanager
+def place() -> Iterator[tuple[Cluster, Path, Bar]]:
+    """Kafka, a directory and a progress bar, which are gone with the block."""
+    with tempfile.TemporaryDirectory(prefix="tua-bench-") as name, kafka(Path(name)) as cluster, Bar() as bar:
+        yield cluster, Path(name), bar
+
+
+def collect(results: Iterable[Result], path: Path | None) -> list[Result]:
+    """All results, written down as they come."""
+    found: list[Result] = []
+    for result in results:
+        found.append(result)
+        write(path, found)
+    return found
+
+
+def read_all(files: list[Path]) -> list[Results]:
+    """Ends the command where one is no file of results."""
+    found = []
+    for path in files:
+        try:
+            found.append(read(path))
+        except (OSError, msgspec.MsgspecError) as error:
+            fail(f"{path}: {error}")
+    return found
+
+
+def end(table: Table, results: list[Result]) -> NoReturn:
+    """Show it, as wide as it needs to be where standard output is no terminal, and end with the exit code."""
+    console = Console()
+    Console(width=console.width if console.is_terminal else 200).print(table)
+    raise typer.Exit(exit_code(results))
+
+
+def fail(why: str) -> NoReturn:
+    typer.echo(why, err=True)
+    raise typer.Exit(1)
 
 
 if __name__ == "__main__":
