@@ -12,11 +12,20 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
+import structlog
 from bytewax.recovery import init_db_dir
+
+from dataflows.recovery_part import MAX_PARTS, make_part, parts_in
+
+log = structlog.get_logger()
 
 RECOVERY_PARTS = 4
 """Fixed when the recovery store is made."""
+
+PARTS_VARIABLE = "TUA_RECOVERY_PARTS"
+"""In a cluster over several hosts: how many parts its recovery store has. Process N makes and keeps part N."""
 
 
 class StateDirectoryError(Exception):
@@ -48,27 +57,29 @@ class StateDirectory:
 
         The processes of a cluster (`-a`) share it, each under its own number.
         """
-        process = _process_of_cluster(argv)
+        cluster = _cluster(argv)
         try:
-            if process is None:
+            if cluster is None:
                 self._hold("lock", fcntl.LOCK_EX, "")
             else:
                 self._hold("lock", fcntl.LOCK_SH, "")
-                self._hold(f"lock.{process}", fcntl.LOCK_EX, f" as process {process} of a cluster")
+                self._hold(f"lock.{cluster.process}", fcntl.LOCK_EX, f" as process {cluster.process} of a cluster")
         except OSError as error:
             raise self._unusable(error) from None
 
     def prepare_recovery(self, argv: Sequence[str]) -> None:
         """Make the recovery store where there is none: all of its parts at once, or nothing.
 
-        Raises StateDirectoryError for one that is damaged. A cluster over several hosts has some parts on each.
+        A cluster over several hosts has a part on each (`PARTS_VARIABLE`). Raises StateDirectoryError for a store that
+        is damaged, and for several hosts without that variable.
         """
+        cluster = _cluster(argv)
+        if cluster is not None and (cluster.is_spread or PARTS_VARIABLE in os.environ):
+            self._prepare_part(cluster, _parts_of_set(cluster))
+            return
         if self.recovery.exists():
-            if _process_of_cluster(argv) is None and not _is_whole(self.recovery):
-                raise StateDirectoryError(
-                    f"the recovery store {self.recovery} is damaged or lacks a part. Bring it back, or remove it to"
-                    " start empty: what was counted is lost then, but nothing that is to be delivered"
-                )
+            if cluster is None and not _is_whole(self.recovery):
+                raise self._damaged()
             return
         new = Path(tempfile.mkdtemp(prefix="recovery.", dir=self.path))
         init_db_dir(new, RECOVERY_PARTS)  # type: ignore[no-untyped-call]
@@ -77,6 +88,34 @@ class StateDirectory:
         except OSError:
             # Another process of the cluster was quicker.
             shutil.rmtree(new)
+
+    def _prepare_part(self, cluster: Cluster, count: int) -> None:
+        try:
+            parts = parts_in(self.recovery)
+        except sqlite3.Error:
+            raise self._damaged() from None
+        if others := set(parts.values()) - {count}:
+            raise StateDirectoryError(
+                f"the recovery store {self.recovery} is of a set of {others.pop()} parts, and {PARTS_VARIABLE} says"
+                f" {count}. The number is fixed at the first start, whatever the number of processes: set it back"
+            )
+        number, processes = cluster.process, len(cluster.addresses)
+        if number in parts or number >= count:
+            log.info("recovery parts here", parts=sorted(parts), of=count)
+            return
+        if count > processes:
+            raise StateDirectoryError(
+                f"the recovery store {self.recovery} has no part {number}, and {processes} processes cannot make the"
+                f" {count} parts that {PARTS_VARIABLE} says. Bring back what was there, or start as many"
+            )
+        make_part(self.recovery, number, count)
+        log.warning("recovery part made, empty; if others are not, the cluster does not start", part=number, of=count)
+
+    def _damaged(self) -> StateDirectoryError:
+        return StateDirectoryError(
+            f"the recovery store {self.recovery} is damaged or lacks a part. Bring it back, or remove it to"
+            " start empty: what was counted is lost then, but nothing that is to be delivered"
+        )
 
     def _hold(self, name: str, kind: int, role: str) -> None:
         file = os.open(self.path / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -115,10 +154,35 @@ _held: list[int] = []
 """Open until the process ends: closing a file gives its lock up."""
 
 
-def _process_of_cluster(argv: Sequence[str]) -> str | None:
-    """The number of this process in a cluster, as bytewax.run reads it; None without one."""
+class Cluster(NamedTuple):
+    """This process of a cluster, and the addresses of all."""
+
+    process: int
+    addresses: tuple[str, ...]
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether the addresses name more than one host."""
+        hosts = {address.rpartition(":")[0] for address in self.addresses}
+        return len({"localhost" if host in ("127.0.0.1", "[::1]") else host for host in hosts}) > 1
+
+
+def _cluster(argv: Sequence[str]) -> Cluster | None:
+    """The cluster that this process is of, as bytewax.run reads it; None without one."""
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("-i", "--process-id", type=int, default=os.environ.get("BYTEWAX_PROCESS_ID", "0"))
     parser.add_argument("-a", "--addresses", default=os.environ.get("BYTEWAX_ADDRESSES"))
     options = parser.parse_known_args(argv)[0]
-    return None if options.addresses is None else str(options.process_id)
+    return None if options.addresses is None else Cluster(options.process_id, tuple(options.addresses.split(";")))
+
+
+def _parts_of_set(cluster: Cluster) -> int:
+    text = os.environ.get(PARTS_VARIABLE)
+    if text is None:
+        raise StateDirectoryError(
+            f"the addresses of the cluster name several hosts ({'; '.join(cluster.addresses)}), each with a disk of its"
+            f" own: set {PARTS_VARIABLE} to the number of hosts at the first start, and never change it after that"
+        )
+    if not text.isascii() or not text.isdecimal() or not 0 < int(text) <= MAX_PARTS:
+        raise StateDirectoryError(f"{PARTS_VARIABLE} is '{text}', and not a number from 1 to {MAX_PARTS}")
+    return int(text)

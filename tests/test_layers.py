@@ -15,7 +15,7 @@ MAY_IMPORT = {
     "actions": {"detection", "settings"},
     "dataflows": {"actions", "connectors", "detection", "settings"},
     "tua": {"actions", "connectors", "dataflows", "detection", "settings"},
-    "scripts": {"actions", "detection", "settings", "tua"},
+    "scripts": {"actions", "connectors", "detection", "settings", "tua"},
 }
 NOT_IN_DETECTION = {"asyncio", "bytewax", "confluent_kafka", "os", "socket", "structlog", "time"}
 

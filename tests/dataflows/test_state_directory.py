@@ -72,7 +72,6 @@ def test_a_damaged_recovery_store_is_said_with_what_to_do(tmp_path: Path, damage
     damage(directory.recovery / ("part-4.sqlite3" if damage is Path.touch else "part-2.sqlite3"))
     with pytest.raises(StateDirectoryError, match=r"recovery is damaged or lacks a part.* remove it"):
         directory.prepare_recovery([])
-    directory.prepare_recovery(["-a", "host1:2101;host2:2101"])  # of several hosts each has some parts
 
 
 def test_a_second_job_is_told_who_holds_the_directory(tmp_path: Path, hold) -> None:
