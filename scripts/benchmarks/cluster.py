@@ -108,7 +108,7 @@ class Cluster:
 def kafka(directory: Path) -> Iterator[Cluster]:
     """A cluster of one broker that ends with the block, or the one that KAFKA_BOOTSTRAP_SERVERS names."""
     given = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
-    if given is not None:
+    if given:
         yield Cluster(given)
         return
     script = [sys.executable, str(ROOT / "scripts/kafka")]

@@ -132,22 +132,28 @@ def test_with_the_supervisor_its_processes_are_gone(make_job: Callable[..., Job]
     wait_until(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in own), 10)
 
 
-def test_the_processes_listen_on_this_machine_alone(make_job: Callable[..., Job]) -> None:
+def test_the_processes_speak_to_each_other_on_this_machine_alone(make_job: Callable[..., Job]) -> None:
+    """A process listens only until the others have come, so it is their connections that are looked at."""
     job = make_job()
     start(job, 2)
-    wait_until(lambda: listening(processes(job)), 20, "the processes to listen for each other")
-    assert all(address.startswith("0100007F:") for address in listening(processes(job)))
+    own = processes(job)
+    command = Path(f"/proc/{own[0]}/cmdline").read_text(encoding="utf-8").split("\0")
+    addresses = command[command.index("-a") + 1].split(";")
+    assert [address.partition(":")[0] for address in addresses] == ["127.0.0.1"] * 2
+    ports = {int(address.partition(":")[2]) for address in addresses}
+    wait_until(lambda: connected(own, ports), 20, "a connection between the processes")
+    assert {address.partition(":")[0] for address in connected(own, ports)} == {"0100007F"}
     assert job.stop() == 0
 
 
-def listening(pids: list[int]) -> set[str]:
-    """The addresses, in hexadecimal, on which processes take connections."""
+def connected(pids: list[int], ports: set[int]) -> set[str]:
+    """The own addresses, in hexadecimal, of the connections to these ports that processes have taken."""
     own = sockets(pids)
     lines = [
         line.split() for table in ("tcp", "tcp6")
         for line in Path(f"/proc/net/{table}").read_text(encoding="ascii").splitlines()[1:]
     ]  # fmt: skip
-    return {line[1] for line in lines if line[3] == "0A" and line[9] in own}
+    return {line[1] for line in lines if line[9] in own and int(line[1].rpartition(":")[2], 16) in ports}
 
 
 def sockets(pids: list[int]) -> set[str]:
