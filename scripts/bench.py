@@ -24,7 +24,7 @@ from scripts.benchmarks import recovery as recoveries
 from scripts.benchmarks import throughput as throughputs
 from scripts.benchmarks.cluster import ROOT, Cluster, kafka
 from scripts.benchmarks.progress import Bar
-from scripts.benchmarks.results import Result, Results, exit_code, read, write
+from scripts.benchmarks.results import Result, Results, exit_code, figures, read, write
 
 DOCUMENT = ROOT / "docs" / "performance.md"
 DRAWING = DOCUMENT.with_suffix(".svg")
@@ -87,7 +87,7 @@ def memory(
     """Bytes for a live key and for a hot one, and that a quiet one is freed."""
     with place() as (cluster, directory, bar):
         results = collect(memories.run(cluster, directory, keys, hot_seconds, bar), json)
-    end(memories.table(results), results)
+    end(figures("memory", results), results)
 
 
 @app.command()
@@ -100,7 +100,7 @@ def recovery(
     """How long a job that died or was stopped is away, and what large state costs."""
     with place() as (cluster, directory, bar):
         results = collect(recoveries.run(cluster, directory, keys, orders_per_key, seconds, bar), json)
-    end(recoveries.table(results), results)
+    end(figures("recovery", results), results)
 
 
 @app.command(name="report")

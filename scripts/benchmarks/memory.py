@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from confluent_kafka import Producer
-from rich.table import Table
 
 from scripts.benchmarks.cluster import Cluster
 from scripts.benchmarks.job import Job, JobFailed, configuration, running
@@ -130,16 +129,3 @@ def _move_on(cluster: Cluster, made: Made) -> None:
         producer.produce(made.topic, value, b"0", partition=partition, timestamp=later_ms)
     if producer.flush(30):
         raise RuntimeError("Kafka did not take the last messages")
-
-
-def table(results: Sequence[Result]) -> Table:
-    """For people."""
-    shown = Table(title="memory")
-    for heading in ("case", "what", "figure"):
-        shown.add_column(heading, justify="right" if heading == "figure" else "left")
-    for result in results:
-        if result.failed is not None:
-            shown.add_row(result.case, f"failed: {result.failed}", "")
-        for what, figure in result.values.items():
-            shown.add_row(result.case, what.replace("_", " "), f"{figure:,}")
-    return shown

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from rich.table import Table
 
 from scripts.benchmarks.alerts import AlertsTopic
 from scripts.benchmarks.cluster import Cluster
@@ -195,16 +194,3 @@ def _written(job: Job, seconds: float, advance: Any) -> float:
 
 def _median(values: Sequence[int]) -> int:
     return sorted(values)[len(values) // 2] if values else 0
-
-
-def table(results: Sequence[Result]) -> Table:
-    """For people."""
-    shown = Table(title="recovery")
-    for heading in ("case", "what", "figure"):
-        shown.add_column(heading, justify="right" if heading == "figure" else "left")
-    for result in results:
-        if result.failed is not None:
-            shown.add_row(result.case, f"failed: {result.failed}", "")
-        for what, figure in result.values.items():
-            shown.add_row(result.case, what.replace("_", " "), f"{figure:,}")
-    return shown

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from rich.table import Table
 
 PACKAGES = ("bytewax", "confluent-kafka", "msgspec")
 
@@ -71,3 +72,16 @@ def read(path: Path) -> Results:
 def exit_code(results: Sequence[Result]) -> int:
     """1 when a case failed or found other alerts than the true ones."""
     return int(any(result.failed is not None or result.correct is False for result in results))
+
+
+def figures(title: str, results: Sequence[Result]) -> Table:
+    """For people: each figure of each case on a line of its own."""
+    shown = Table(title=title)
+    for heading in ("case", "what", "figure"):
+        shown.add_column(heading, justify="right" if heading == "figure" else "left")
+    for result in results:
+        if result.failed is not None:
+            shown.add_row(result.case, f"failed: {result.failed}", "")
+        for what, figure in result.values.items():
+            shown.add_row(result.case, what.replace("_", " "), f"{figure:,}")
+    return shown
