@@ -12,12 +12,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import typer
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 ROOT = Path(__file__).parents[2]
 _COMMIT_OF_OFFSETS = (0, 1)
+_NOT_YET = (
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError._TIMED_OUT,
+)
 
 
 class Commit(NamedTuple):
@@ -60,11 +66,15 @@ class Cluster:
         return sorted(found.partitions) if found is not None and found.error is None else []
 
     def committed(self, group: str, topic: str) -> dict[int, int]:
-        """The offsets that a group has committed by now, by partition."""
+        """The offsets that a group has committed by now, by partition. Empty while a new cluster finds coordinators."""
         consumer = self.reader(group_id=group)
         try:
             places = [TopicPartition(topic, number) for number in self.partitions(topic)]
             return {place.partition: place.offset for place in consumer.committed(places, timeout=10)}
+        except KafkaException as error:
+            if error.args[0].code() in _NOT_YET:
+                return {}
+            raise
         finally:
             consumer.close()
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from confluent_kafka import KafkaException
 from rich.table import Table
 
 from scripts.benchmarks.alerts import AlertsTopic, Told, ms
@@ -76,7 +77,7 @@ def run(cluster: Cluster, directory: Path, rate: int, seconds: int, bar: Bar) ->
             used = job.usage()
             alerts.read_until(lambda: False, _AFTER_S)
             job.stop()
-    except (JobFailed, RuntimeError) as error:
+    except (JobFailed, KafkaException, RuntimeError) as error:
         return Result("latency", f"rate-{rate}", parameters, failed=str(error))
     finally:
         alerts.close()

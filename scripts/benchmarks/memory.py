@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from confluent_kafka import Producer
+from confluent_kafka import KafkaException, Producer
 
 from scripts.benchmarks.cluster import Cluster
 from scripts.benchmarks.job import Job, JobFailed, configuration, running
@@ -50,7 +50,7 @@ def run(cluster: Cluster, directory: Path, keys: int, hot_seconds: int, bar: Bar
 def _result(case: str, parameters: dict[str, Any], measure: Any) -> Result:
     try:
         values = measure()
-    except (JobFailed, RuntimeError) as error:
+    except (JobFailed, KafkaException, RuntimeError) as error:
         return Result("memory", case, parameters, failed=str(error))
     return Result("memory", case, parameters, values)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from confluent_kafka import KafkaException
 
 from scripts.benchmarks.alerts import AlertsTopic
 from scripts.benchmarks.cluster import Cluster
@@ -79,7 +80,7 @@ def run(cluster: Cluster, directory: Path, keys: int, each: int, seconds: int, b
         parameters = large.parameters | {"seconds": seconds}
         try:
             yield Result("recovery", large.name, parameters, _large(cluster, directory, large, seconds, bar))
-        except (JobFailed, RuntimeError) as error:
+        except (JobFailed, KafkaException, RuntimeError) as error:
             yield Result("recovery", large.name, parameters, failed=str(error))
 
 
@@ -100,7 +101,7 @@ def _kill(cluster: Cluster, directory: Path, seconds: int, bar: Bar) -> Result:
             job.start(wait=False)
             values = _away(alerts, job, killed_ms)
             job.stop()
-    except (JobFailed, RuntimeError) as error:
+    except (JobFailed, KafkaException, RuntimeError) as error:
         return Result("recovery", "kill", {"rate": load.rate}, failed=str(error))
     finally:
         alerts.close()

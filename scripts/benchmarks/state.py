@@ -20,6 +20,6 @@ def shard_bytes(state: Path) -> dict[str, int]:
         try:
             with closing(sqlite3.connect(f"file:{part}?mode=ro", uri=True, timeout=5)) as db:
                 found |= {key: size or 0 for key, size in db.execute(_LATEST)}
-        except sqlite3.OperationalError:
+        except sqlite3.Error:
             continue  # it is being made
     return found

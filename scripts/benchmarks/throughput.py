@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from confluent_kafka import KafkaException
 from rich.table import Table
 
 from scripts.benchmarks import raw
@@ -112,7 +113,7 @@ def run(
                 try:
                     values, correct = _run_case(cluster, directory / case.name, case, made, bar)
                     yield Result("throughput", case.name, parameters, values, correct)
-                except (JobFailed, RuntimeError) as error:
+                except (JobFailed, KafkaException, RuntimeError) as error:
                     yield Result("throughput", case.name, parameters, failed=str(error))
                 shutil.rmtree(directory / case.name, ignore_errors=True)
         finally:

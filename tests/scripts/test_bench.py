@@ -17,13 +17,14 @@ from typer.testing import CliRunner, Result
 
 from detection.times import iso
 from scripts.bench import app
-from scripts.benchmarks import cases, report
+from scripts.benchmarks import cases, recovery, report
 from scripts.benchmarks.alerts import Told
 from scripts.benchmarks.cluster import Cluster as Kafka
 from scripts.benchmarks.cluster import Commit
 from scripts.benchmarks.job import JobFailed
 from scripts.benchmarks.latency import percentile
 from scripts.benchmarks.orders import SHIPPED, Alert, Made, Orders, Rule, rules, value_of
+from scripts.benchmarks.progress import Bar
 from scripts.benchmarks.results import Result as Found
 from scripts.benchmarks.results import Results, exit_code, this_machine
 from scripts.benchmarks.throughput import span
@@ -246,6 +247,27 @@ def test_latency_stands_beside_a_plain_consumer(on_kafka: Kafka, tmp_path: Path)
     assert found.values["alerts"] > 10
     for prefix in ("plain", "alert", "webhook"):
         assert 0 <= found.values[f"{prefix}_p50_ms"] <= found.values[f"{prefix}_p99_ms"] < 5_000
+
+
+@pytest.mark.kafka
+def test_a_key_that_went_quiet_is_seen_to_be_freed(on_kafka: Kafka, tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    answer = bench("memory", "--keys", 10_000, "--hot-seconds", 1, "--json", path)
+    assert answer.exit_code == 0, answer.output
+    per_key, hot_key = msgspec.json.decode(path.read_bytes(), type=Results).results
+    # 100,000 timestamps and their keys; then 64 empty shards.
+    assert 0.8 < per_key.values["state_mb"] < 3
+    assert per_key.values["state_mb_once_quiet"] < 0.02
+    assert 1_000 < hot_key.values["most_state_bytes"] < 65_536
+    assert hot_key.values["state_mb_once_quiet"] < 0.02
+
+
+@pytest.mark.kafka
+def test_the_next_alert_after_a_kill_is_waited_for(on_kafka: Kafka, tmp_path: Path) -> None:
+    with Bar() as bar:
+        found = recovery._kill(on_kafka, tmp_path, 8, bar)
+    assert found.failed is None
+    assert 0 < found.values["to_next_alert_s"] <= found.values["to_new_alert_s"] < 60
 
 
 # The report
