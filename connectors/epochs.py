@@ -61,6 +61,11 @@ class Epochs:
         self._away_until_s: float | None = None
         self._stays_until = 0
 
+    @property
+    def are_shared(self) -> bool:
+        """Whether there are other workers."""
+        return self._interval_s is not None
+
     def called(self, epoch: int) -> None:
         """A slot is asked for more, `epoch` snapshots after the start. May take a while."""
         if self._interval_s is None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from typing import NamedTuple
 from zlib import crc32
 
-from detection.intake import Record
+from detection.intake import Records
 from detection.rules import Topic
 from detection.watermarks import NEVER, PartitionState
 
@@ -19,7 +18,7 @@ _COMING_S = 0.5
 
 
 class _Waiting(NamedTuple):
-    records: Sequence[Record]
+    records: Records
     size: int
     topic_id: str | None
     begins: bool
@@ -68,39 +67,44 @@ class Partition:
         self._end: int | None = None
         self._seen_to = -1
 
-    def arrived(self, records: Sequence[Record], size: int, now_s: float) -> None:
+    def arrived(self, records: Records, size: int, now_s: float) -> None:
         """Records came, in log order; `size` is what they take in memory, about, in bytes."""
         if self.reading_id is not None:
-            value, timestamp_ms, offset, _ = records[0]
-            self._unconfirmed.append(_Read(offset, records[-1][2] + 1, timestamp_ms, crc32(value or b"")))
+            first, end = records.offsets[0], records.offsets[-1] + 1
+            self._unconfirmed.append(_Read(first, end, records.timestamps[0], crc32(records.values[0] or b"")))
         self.waiting.append(_Waiting(records, size, self.reading_id, self._begins))
         self.waiting_bytes += size
         self._begins = False
-        self.expected = records[-1][2] + 1
+        self.expected = records.offsets[-1] + 1
         self._arrived_s = now_s
 
     @property
     def next_ms(self) -> int:
         """The record timestamp of what has waited longest."""
-        return self.waiting[0].records[0][1]
+        return self.waiting[0].records.timestamps[0]
 
-    def take(self, until_ms: int | None = None) -> Sequence[Record]:
+    def last_ms(self, runs: int) -> int:
+        """The record timestamp of the last of so many runs of records that have waited longest."""
+        return max(self.next_ms, self.waiting[min(runs, len(self.waiting)) - 1].records.timestamps[-1])
+
+    def take(self, until_ms: int | None = None) -> Records:
         """The records that have waited longest, now passed on; `highest_ms` is still the value before them.
 
         With `until_ms` only those before the first with a later record timestamp.
         """
         waiting = self.waiting.popleft()
-        if until_ms is not None and waiting.records[-1][1] > until_ms:
-            count = next(index for index, record in enumerate(waiting.records) if record[1] > until_ms)
-            now, later = waiting.records[:count], waiting.records[count:]
-            size = waiting.size * count // len(waiting.records)
+        times = waiting.records.timestamps
+        if until_ms is not None and times[-1] > until_ms:
+            count = next(index for index, timestamp_ms in enumerate(times) if timestamp_ms > until_ms)
+            now, later = waiting.records.part(0, count), waiting.records.part(count)
+            size = waiting.size * count // len(times)
             self.waiting.appendleft(waiting._replace(records=later, size=waiting.size - size, begins=False))
             waiting = waiting._replace(records=now, size=size)
         self.waiting_bytes -= waiting.size
         if waiting.begins:
             self.highest_ms = self.settled_ms = NEVER
         self.topic_id = waiting.topic_id
-        self.next_offset = waiting.records[-1][2] + 1
+        self.next_offset = waiting.records.offsets[-1] + 1
         return waiting.records
 
     def resumed(self, now_s: float) -> None:
@@ -148,12 +152,12 @@ class Partition:
         self._seen_to = -1
         self._arrived_s = self._accepted_s = now_s
 
-    def without_counted(self, records: list[Record]) -> list[Record]:
+    def without_counted(self, records: Records) -> Records:
         """Those that did not come before, at a position of the old log."""
         if not self._read_before and not self._skip_to:
             return records
         kept = []
-        for record in records:
+        for record in records.rows():
             value, timestamp_ms, offset, _ = record
             while self._read_before and self._read_before[0].first <= offset:
                 read = self._read_before.popleft()
@@ -162,7 +166,7 @@ class Partition:
             if offset >= self._skip_to:
                 self._skip_to = 0
                 kept.append(record)
-        return kept
+        return Records.of(kept)
 
     def wants_verifying(self, now_s: float) -> bool:
         """Whether the broker should be asked for the end offset.

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from itertools import groupby
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, TypeVar
 
 import structlog
 from confluent_kafka import (
@@ -25,13 +26,15 @@ from confluent_kafka import (
 from connectors.client import ConnectionLog, client_config
 from connectors.partition import PROMPT_S, Partition
 from connectors.positions import Place, Position, Positions
-from detection.intake import Record
+from detection.intake import Records
 from detection.rules import Topic
 from settings import KafkaSettings
 
 log = structlog.get_logger()
 
-BATCH = 1000
+T = TypeVar("T")
+
+BATCH = 4000
 _WAITING_BYTES = 64 * 1024 * 1024
 _RECORD_BYTES = 200
 _POLL_EVERY_S = 0.001
@@ -142,10 +145,18 @@ class Poller:
                 partition.resumed(now_s)
 
     def _sort_all(self, messages: list[Message], now_s: float) -> None:
-        if messages:
-            self._errors.back()
-            for place, run in groupby(messages, key=lambda message: (message.topic(), message.partition())):
-                self._sort(place, list(run), now_s)
+        if not messages:
+            return
+        self._errors.back()
+        numbers: list[Any] = list(map(Message.partition, messages))
+        if len(self._topics) == 1:
+            [topic] = self._topics
+            for number, begin, end in _runs(numbers):
+                self._sort((topic, number), messages[begin:end], now_s)
+        else:
+            topics: list[Any] = list(map(Message.topic, messages))
+            for place, begin, end in _runs(list(zip(topics, numbers, strict=True))):
+                self._sort(place, messages[begin:end], now_s)
 
     def _sort(self, place: Place, messages: list[Message], now_s: float) -> None:
         partition = self.partitions.get(place)
@@ -153,30 +164,38 @@ class Poller:
             for message in messages:
                 log.warning("Kafka", error=str(message.error()))
             return
-        records: list[Record] = []
         failures: list[Message] = []
-        by_field = partition.topic.event_time.field is not None
-        now_ms, size, expected = self._now_ms(), 0, partition.expected or 0
-        for message in messages:
-            if message.error() is not None:
-                failures.append(message)
-                continue
-            offset: int = message.offset()  # type: ignore[assignment]  # every record has one
-            if offset < expected:
-                continue  # read again after a reassignment
-            value, (kind, timestamp) = message.value(), message.timestamp()
-            if kind == TIMESTAMP_NOT_AVAILABLE or (kind == TIMESTAMP_CREATE_TIME and not by_field):
-                arrival: int | None = now_ms
-            else:
-                arrival = timestamp if by_field else None
-            records.append((value, timestamp, offset, arrival))  # type: ignore[arg-type]  # quicker than a Record
-            size += len(value or b"") + _RECORD_BYTES
-        records = partition.without_counted(records)
-        if records:
-            partition.arrived(records, size, now_s)
+        # Not by `==`: that of an error with None raises.
+        if any(map(Message.error, messages)):
+            failures = [message for message in messages if message.error() is not None]
+            messages = [message for message in messages if message.error() is None]
+        expected = partition.expected or 0
+        if messages and (messages[0].offset() or 0) < expected:
+            # Read again after a reassignment.
+            messages = [message for message in messages if (message.offset() or 0) >= expected]
+        if messages:
+            kinds, times = zip(*map(Message.timestamp, messages), strict=True)
+            for kind, begin, end in _runs(kinds):
+                self._arrived(partition, kind, messages[begin:end], times[begin:end], now_s)
         # What they say of the position is true behind the records that came with them.
         for message in failures:
             self._failed(partition, message)
+
+    def _arrived(
+        self, partition: Partition, kind: int, messages: list[Message], times: tuple[int, ...], now_s: float
+    ) -> None:
+        by_field = partition.topic.event_time.field is not None
+        arrivals: Sequence[int | None] | int | None = times if by_field else None
+        if kind == TIMESTAMP_NOT_AVAILABLE or (kind == TIMESTAMP_CREATE_TIME and not by_field):
+            arrivals = self._now_ms()
+        first, last = messages[0].offset() or 0, messages[-1].offset() or 0
+        offsets: Sequence[int] = range(first, last + 1)
+        if len(offsets) != len(messages):
+            offsets = [message.offset() or 0 for message in messages]  # compacted, or written in transactions
+        records = partition.without_counted(Records(list(map(Message.value, messages)), times, offsets, arrivals))
+        if records.values:
+            size = sum(map(len, filter(None, records.values))) + _RECORD_BYTES * len(records.values)
+            partition.arrived(records, size, now_s)
 
     def _failed(self, partition: Partition, message: Message) -> None:
         error = message.error()
@@ -194,3 +213,12 @@ class Poller:
             partition = self.partitions.get((place.topic, place.partition))
             if error is None and place.error is None and partition is not None:
                 partition.committed = place.offset
+
+
+def _runs(column: Sequence[T]) -> list[tuple[T, int, int]]:
+    """(value, begin, end) of each run of equal values."""
+    if column.count(column[0]) == len(column):
+        # Nearly always; and to count is quicker than to look at each.
+        return [(column[0], 0, len(column))]
+    begins = [0, *(number for number, (before, after) in enumerate(pairwise(column), 1) if before != after)]
+    return [(column[begin], begin, end) for begin, end in pairwise([*begins, len(column)])]

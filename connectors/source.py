@@ -22,8 +22,9 @@ from connectors.poller import Poller
 from connectors.positions import Place, Position
 from connectors.workers import PerWorker
 from detection.intake import Rejected, TopicIntake
+from detection.routing import Router, Touched
+from detection.rows import Batch
 from detection.rules import CountRule, Topic
-from detection.shard import ShardBatch
 from detection.times import iso
 from detection.watermarks import NEVER, PartitionState
 
@@ -33,17 +34,30 @@ SLOTS = 16
 """Number of slots; part of the recovery format, and the upper bound of processes that read."""
 
 _IDLE_S = 0.005
-_SIDE_BY_SIDE_MS = 250
+_PLENTY_BYTES = 2 * 1024 * 1024
+"""With so much waiting none is asked for: what lies longer has left the processor's cache when its turn comes."""
+_ANY_SHARD = 0
+_BATCHES = 8
+"""At most in one call: an item for the flow costs the same whatever is in it."""
+
+
+class ShardBatch(NamedTuple):
+    """Rows on their way to the worker that has `shard`. Where one worker has them all, those of other shards too."""
+
+    shard: int
+    batch: Batch
 
 
 class Arrivals(NamedTuple):
     """What one call of a slot gives to the flow.
 
-    `batches`: rows by shard. `rejected`: (topic, record). `states`: of the slot's partitions as they were when
+    `touched`: the shards that `batches` change and that this slot has not named in this epoch yet. `rejected`: (topic,
+    record). `states`: of the slot's partitions as they were when
     the last epoch ended, so that everything before them has been counted when they are looked at.
     """
 
     batches: list[ShardBatch]
+    touched: list[int]
     rejected: list[tuple[str, Rejected]]
     states: list[PartitionState]
 
@@ -80,7 +94,7 @@ class KafkaSource(FixedPartitionedSource[Arrivals, bytes]):
     ) -> None:
         self.topics, self.rules = topics, rules
         self.now_ms, self.monotonic, self.stopping, self.paused = now_ms, monotonic, stopping, paused
-        self._readers = PerWorker(lambda: Reader(connect(), topics, rules, Epochs(epoch_s, stopping)))
+        self._readers = PerWorker(lambda: Reader(connect(), topics, rules, Epochs(epoch_s, stopping), monotonic))
 
     def list_parts(self) -> list[str]:
         return [f"in{number:02}" for number in range(SLOTS)]
@@ -97,43 +111,67 @@ class KafkaSource(FixedPartitionedSource[Arrivals, bytes]):
 class Reader:
     """The consumer and the compiled rules that the slots of one worker share."""
 
-    def __init__(self, poller: Poller, topics: Sequence[Topic], rules: Sequence[CountRule], epochs: Epochs) -> None:
+    def __init__(
+        self,
+        poller: Poller,
+        topics: Sequence[Topic],
+        rules: Sequence[CountRule],
+        epochs: Epochs,
+        monotonic: Callable[[], float],
+    ) -> None:
         self.poller, self.epochs = poller, epochs
         self.intakes = {topic.name: TopicIntake(topic, rules) for topic in topics}
-        self.open_slots = self._idle_calls = 0
+        # One worker has all shards: its rows need not be told apart.
+        self.router = Router() if epochs.are_shared else None
+        self.open_slots = 0
+        self.worked = True
+        self._asked: set[int] = set()
+        self._until_ms: dict[str, int] = {}
+        self._monotonic = monotonic
         self._rules = {rule.name: rule for rule in rules}
         self._said: set[str] = set()
 
-    def worked(self) -> None:
-        """A slot had something to give."""
-        self._idle_calls = 0
-
-    def idle(self) -> None:
-        """A slot had nothing to give. When none has, wait a moment for a record.
-
-        Here and not by `next_awake`, which is a time of the wall clock: that may step back by an hour.
-        """
-        self._idle_calls += 1
-        if self._idle_calls >= self.open_slots:
-            self._idle_calls = 0
+    def called(self, slot: int, paused: bool) -> None:
+        """A slot is asked for more. Each one is asked once in a round, and a round begins with a look for records."""
+        if self._asked and slot not in self._asked:
+            self._asked.add(slot)
+            return
+        if not self.worked:
+            # No slot had anything to give: wait a moment for a record. Here and not by `next_awake`, which is a time of
+            # the wall clock: that may step back by an hour.
             self.poller.wait(_IDLE_S)
+        self._asked, self.worked = {slot}, False
+        if not paused:
+            self._begin_round()
 
-    def backlog_until(self, partition: Partition, now_s: float) -> int | None:
-        """How far a partition's backlog may be passed on now, so that partitions stay side by side in event time.
+    def _begin_round(self) -> None:
+        """Have a look for records; decide how far the backlogs may be passed on in this round.
 
-        A key's events may lie on several partitions. Reading one far ahead of another would raise an alert for
-        each part of an episode, to be merged when the rest comes. What is new since the start never waits: None.
+        A key's events may lie on several partitions. Reading one ahead of another would raise an alert for each part of
+        an episode, to be merged when the rest comes. So in a round the partitions of a topic come to the same time.
+        What is new since the start never waits.
         """
-        if partition.caught_up:
-            return None
-        others = [
-            other
-            for other in self.poller.partitions.values()
-            if other is not partition and other.topic is partition.topic
-        ]
-        if any(other.is_coming(now_s) for other in others):
-            return NEVER
-        return min((other.next_ms + _SIDE_BY_SIDE_MS for other in others if other.waiting), default=None)
+        now_s, partitions = self._monotonic(), self.poller.partitions.values()
+        if sum(partition.waiting_bytes for partition in partitions) < _PLENTY_BYTES or any(
+            partition.is_coming(now_s) for partition in partitions
+        ):
+            self.poller.poll()
+        self._until_ms.clear()
+        for partition in partitions:
+            if partition.caught_up:
+                continue
+            if partition.waiting:
+                until_ms = partition.last_ms(_BATCHES)
+            elif partition.is_coming(now_s):
+                until_ms = NEVER
+            else:
+                continue
+            topic = partition.topic.name
+            self._until_ms[topic] = min(until_ms, self._until_ms.get(topic, until_ms))
+
+    def until_ms(self, partition: Partition) -> int | None:
+        """How far a partition may be passed on in this round; None is all the way."""
+        return None if partition.caught_up else self._until_ms.get(partition.topic.name, NEVER)
 
     def compare_rules(self, state: SlotState) -> None:
         """Say which rules are not those that the stored state was made by."""
@@ -170,6 +208,7 @@ class Slot(StatefulSourcePartition[Arrivals, bytes]):
             self._reader.compare_rules(state)
         self._own: dict[Place, Partition] = {}
         self._epoch_ended = False
+        self._touched = Touched()
         self._epoch = 0
         self._claim(self._reader.poller.counts)
 
@@ -177,8 +216,10 @@ class Slot(StatefulSourcePartition[Arrivals, bytes]):
         if self._source.stopping():
             raise StopIteration
         self._reader.epochs.called(self._epoch)
+        paused = self._source.paused()
+        self._reader.called(self._number, paused)
         poller = self._reader.poller
-        arrivals = Arrivals([], [], [])
+        arrivals = Arrivals([], [], [], [])
         self._claim(poller.counts)
         if self._epoch_ended:
             # Asked for more after a snapshot: the epoch that it ended is durable now.
@@ -189,17 +230,13 @@ class Slot(StatefulSourcePartition[Arrivals, bytes]):
                 partition.state(poller.counts[partition.topic.name], now_ms, poller.looked_s)
                 for partition in self._own.values()
             )
-        if not self._source.paused():
-            poller.poll()
-            # One batch a call, from the partition that is furthest behind of those that may go on.
-            waiting = [partition for partition in self._own.values() if partition.waiting]
-            for partition in sorted(waiting, key=lambda partition: partition.next_ms):
-                if self._emit(partition, arrivals):
+        if not paused:
+            for _ in range(_BATCHES):
+                if not self._pass_on(arrivals):
                     break
         if not any(arrivals):
-            self._reader.idle()
             return []
-        self._reader.worked()
+        self._reader.worked = True
         return [arrivals]
 
     def next_awake(self) -> dt.datetime | None:
@@ -207,6 +244,7 @@ class Slot(StatefulSourcePartition[Arrivals, bytes]):
 
     def snapshot(self) -> bytes:
         self._epoch_ended = True
+        self._touched.clear()
         self._epoch += 1
         self._reader.epochs.ended(self._epoch)
         # What was stored for partitions that are not there (yet) is kept.
@@ -231,8 +269,15 @@ class Slot(StatefulSourcePartition[Arrivals, bytes]):
                 if place not in self._own:
                     self._own[place] = self._reader.poller.add(*place, self._stored.get(place))
 
+    def _pass_on(self, arrivals: Arrivals) -> bool:
+        """Some records of the partition that is furthest behind of those that may go on. Whether there were any."""
+        waiting = [partition for partition in self._own.values() if partition.waiting]
+        return any(
+            self._emit(partition, arrivals) for partition in sorted(waiting, key=lambda partition: partition.next_ms)
+        )
+
     def _emit(self, partition: Partition, arrivals: Arrivals) -> bool:
-        until_ms = self._reader.backlog_until(partition, self._source.monotonic())
+        until_ms = self._reader.until_ms(partition)
         if until_ms is not None and partition.next_ms > until_ms:
             return False
         records = partition.take(until_ms)
@@ -242,7 +287,14 @@ class Slot(StatefulSourcePartition[Arrivals, bytes]):
         if taken.accepted:
             partition.accepted(self._source.monotonic())
         arrivals.rejected.extend((topic, rejected) for rejected in taken.rejected)
-        arrivals.batches.extend(
-            ShardBatch(shard, partition.number, taken.lowest_ms, rows) for shard, rows in taken.rows.items()
-        )
+        if taken.rows:
+            self._route(taken.rows, arrivals)
         return True
+
+    def _route(self, batch: Batch, arrivals: Arrivals) -> None:
+        if self._reader.router is not None:
+            parts = self._reader.router.split(batch)
+            arrivals.batches.extend(ShardBatch(shard, part) for shard, part in parts.items())
+            return
+        arrivals.batches.append(ShardBatch(_ANY_SHARD, batch))
+        arrivals.touched.extend(self._touched.add(batch))

@@ -14,20 +14,20 @@ import bytewax.operators as op
 from bytewax.dataflow import Dataflow
 
 from connectors.rejected import to_reject
-from dataflows.detect import Detection, shard_name, ticks
+from dataflows.detect import Detection, shard_name, work
 from dataflows.job import Job
 from dataflows.outbox import OutboxSink
 
 job = Job.prepare()
-detection = Detection(job.rules, job.topics, job.settings.state.retention_ms)
+detection = Detection(job.rules, job.topics, job.settings.state.retention_ms, alone=job.is_alone)
 
 flow = Dataflow("activity_alerts")
 arrivals = op.input("kafka", flow, job.source())
 
 op.output("to_rejected", op.flat_map("rejected", arrivals, to_reject), job.rejected)
 
-rows = op.key_on("rows_key", op.flat_map("rows", arrivals, lambda item: item.batches), shard_name)
-news = op.key_on("ticks_key", op.flat_map("ticks", arrivals, ticks), shard_name)
+rows = op.key_on("rows_key", op.flat_map("rows", arrivals, work), shard_name)
+news = op.key_on("ticks_key", op.flat_map("ticks", arrivals, detection.ticks), shard_name)
 due = op.stateful_batch("clock", news, detection.clock)
 transitions = op.stateful_batch("detect", op.merge("work", rows, due), detection.detect)
 

@@ -7,6 +7,7 @@ alert to resolve or state to free.
 
 from __future__ import annotations
 
+import collections
 import datetime as dt
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -14,11 +15,11 @@ from typing import Any, NamedTuple
 from bytewax.operators import StatefulBatchLogic
 from prometheus_client import Counter
 
-from connectors.source import Arrivals
+from connectors.source import Arrivals, ShardBatch
 from connectors.workers import PerWorker
+from detection.detector import Detector
 from detection.keys import SHARDS
 from detection.rules import CountRule, Topic
-from detection.shard import Shard, ShardBatch
 from detection.transitions import Transition
 from detection.watermarks import PartitionState, Watermarks
 
@@ -39,24 +40,49 @@ class Wake(NamedTuple):
     shard: int
 
 
-class Detection:
-    """Builds the logics of the `clock` and the `detect` step, which share the shards and watermarks of a worker.
+class Touch(NamedTuple):
+    """Rows that came under the name of another shard changed this one, so its snapshot is outdated."""
 
-    A key goes to the same worker in both steps.
+    shard: int
+
+
+class Detection:
+    """Builds the logics of the `clock` and the `detect` step, which share the detector and watermarks of a worker.
+
+    A key goes to the same worker in both steps. `alone`: there is one worker, which has all shards.
     """
 
-    def __init__(self, rules: Sequence[CountRule], topics: Sequence[Topic], retention_ms: int) -> None:
-        self.rules = rules
+    def __init__(
+        self, rules: Sequence[CountRule], topics: Sequence[Topic], retention_ms: int, *, alone: bool = False
+    ) -> None:
+        self._alone = alone
         self._watermarks = PerWorker(lambda: Watermarks(topics, retention_ms))
-        self._shards: PerWorker[dict[int, Shard]] = PerWorker(dict)
+        self._detectors = PerWorker(lambda: Detector(rules))
+        self._counted: PerWorker[collections.Counter[Counter]] = PerWorker(collections.Counter)
 
     @property
     def watermarks(self) -> Watermarks:
         return self._watermarks.get()
 
     @property
-    def shards(self) -> dict[int, Shard]:
-        return self._shards.get()
+    def detector(self) -> Detector:
+        return self._detectors.get()
+
+    def count(self) -> None:
+        """Bring the metrics up to date with this worker's detector."""
+        detector, counted = self.detector, self._counted.get()
+        now = collections.Counter({INCOMPLETE: detector.incomplete, COPIES: detector.copies})
+        for metric, number in (now - counted).items():
+            metric.inc(number)
+        counted.update(now - counted)
+
+    def ticks(self, arrivals: Arrivals) -> list[Tick]:
+        """The partitions' states for every worker: there is no broadcast, and a shard's key finds its worker."""
+        return [Tick(shard, arrivals.states) for shard in range(1 if self._alone else SHARDS) if arrivals.states]
+
+    def told_by(self, tick: Tick) -> Iterable[int]:
+        """The shards that a tick is about."""
+        return range(SHARDS) if self._alone else (tick.shard,)
 
     def clock(self, _state: None) -> Clock:
         return Clock(self)
@@ -66,7 +92,7 @@ class Detection:
 
 
 class Clock(StatefulBatchLogic[Tick, Wake, None]):
-    """Takes note of the watermarks; wakes the shard if something in it is due. Keeps nothing between calls."""
+    """Takes note of the watermarks; wakes a shard if something in it is due. Keeps nothing between calls."""
 
     def __init__(self, detection: Detection) -> None:
         self._detection = detection
@@ -76,59 +102,51 @@ class Clock(StatefulBatchLogic[Tick, Wake, None]):
         for tick in values:
             for state in tick.states:
                 watermarks.update(state)
-        shard = self._detection.shards.get(values[0].shard)
-        due = shard is not None and shard.is_due(watermarks)
-        return ([Wake(values[0].shard)] if due else []), StatefulBatchLogic.DISCARD
+        detector = self._detection.detector
+        due = [Wake(shard) for shard in self._detection.told_by(values[0]) if detector.is_due(shard, watermarks)]
+        return due, StatefulBatchLogic.DISCARD
 
     def snapshot(self) -> None:
         return None
 
 
 class Detect(StatefulBatchLogic[Any, Transition, bytes]):
-    """Counts the rows of one shard and resolves its alerts. Its state is the shard's packed bytes."""
+    """Counts rows and resolves the alerts of one shard. Its state is the shard's packed bytes."""
 
     def __init__(self, detection: Detection, state: bytes | None) -> None:
         self._detection = detection
-        self._shard = Shard(detection.rules)
-        self._incomplete = self._copies = 0
+        self._shard = 0
+        self._cancelled: list[Transition] = []
         if state is not None:
-            self._shard.restore(state)
-            detection.shards[self._shard.number] = self._shard
+            self._shard, self._cancelled = detection.detector.restore(state)
 
-    def on_batch(self, values: list[ShardBatch | Wake]) -> tuple[Iterable[Transition], bool]:
+    def on_batch(self, values: list[ShardBatch | Wake | Touch]) -> tuple[Iterable[Transition], bool]:
         # Which shard this is, is told by what comes: Bytewax does not tell a logic its key.
-        self._shard.number = values[0].shard
-        self._detection.shards[self._shard.number] = self._shard
+        self._shard = values[0].shard
+        detector = self._detection.detector
         transitions: list[Transition] = []
-        for value in values:
-            if isinstance(value, ShardBatch):
-                self._shard.add(value, transitions)
-            else:
-                self._shard.advance(self._detection.watermarks, transitions)
-        self._count()
+        detector.add([value.batch for value in values if isinstance(value, ShardBatch)], transitions)
+        if any(isinstance(value, Wake) for value in values):
+            detector.advance(self._shard, self._detection.watermarks, transitions)
+        self._detection.count()
         return transitions, StatefulBatchLogic.RETAIN
 
     def on_notify(self) -> tuple[Iterable[Transition], bool]:
-        return self._shard.take_cancelled(), StatefulBatchLogic.RETAIN
+        cancelled, self._cancelled = self._cancelled, []
+        return cancelled, StatefulBatchLogic.RETAIN
 
     def notify_at(self) -> dt.datetime | None:
-        return dt.datetime.now(dt.UTC) if self._shard.has_cancelled else None
+        return dt.datetime.now(dt.UTC) if self._cancelled else None
 
     def snapshot(self) -> bytes:
-        return self._shard.pack()
-
-    def _count(self) -> None:
-        incomplete, copies = self._shard.incomplete, self._shard.copies
-        INCOMPLETE.inc(incomplete - self._incomplete)
-        COPIES.inc(copies - self._copies)
-        self._incomplete, self._copies = incomplete, copies
+        return self._detection.detector.pack(self._shard)
 
 
-def ticks(arrivals: Arrivals) -> list[Tick]:
-    """The partitions' states for every shard: there is no broadcast, and a shard's key finds its worker."""
-    return [Tick(number, arrivals.states) for number in range(SHARDS)] if arrivals.states else []
+def work(arrivals: Arrivals) -> list[ShardBatch | Touch]:
+    """What the shards have to do for some arrivals."""
+    return [*arrivals.batches, *map(Touch, arrivals.touched)]
 
 
-def shard_name(item: ShardBatch | Tick | Wake) -> str:
+def shard_name(item: ShardBatch | Tick | Wake | Touch) -> str:
     """The key of a shard in the flow; part of the recovery format."""
     return f"s{item.shard:02}"

@@ -2,28 +2,28 @@
 
 Judged in this order, before `where` and key: invalid, future, late. Whether a record is accepted depends on its
 partition's log alone (the future guard apart), so a replay decides the same.
+
+Records come in columns, and a batch in which nothing is wrong, which is nearly every one, is judged as a whole: a loop
+in Python for each of the checks of each record would take most of the job's time.
 """
 
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import repeat
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from detection.count import Row
-from detection.keys import Key, shard_of
-from detection.matching import BAD_KEY, compile_event_id, compile_event_time, compile_rule, fields_of
+from detection.matching import BatchMatcher, compile_event_id, compile_event_time, compile_rule, fields_of
+from detection.rows import Batch, Rows
 from detection.rules import CountRule, Topic
 from detection.times import LAST_MS
 from detection.watermarks import NEVER
 
 _DEEPEST = 500
 _NESTING = re.compile(rb'"(?:[^"\\]|\\.)*"|[][{}]', re.DOTALL)
-_SHARD_CACHE, _SHORT = 262_144, 100
-"""The shards of so many keys are remembered, if they are no longer than this."""
 
 
 class Record(NamedTuple):
@@ -33,6 +33,32 @@ class Record(NamedTuple):
     timestamp_ms: int
     offset: int
     arrival_ms: int | None = None
+
+
+class Records(NamedTuple):
+    """Records of one partition in log order, a column each. `arrivals` is one for all, or a column."""
+
+    values: Sequence[bytes | None]
+    timestamps: Sequence[int]
+    offsets: Sequence[int]
+    arrivals: Sequence[int | None] | int | None = None
+
+    @classmethod
+    def of(cls, records: Iterable[Record]) -> Records:
+        rows = list(records)
+        values, timestamps, offsets, arrivals = zip(*rows, strict=True) if rows else ((), (), (), ())
+        return cls(values, timestamps, offsets, arrivals)
+
+    def part(self, first: int, end: int | None = None) -> Records:
+        """Records [first, end) of these."""
+        values, timestamps, offsets, arrivals = self
+        if not (arrivals is None or isinstance(arrivals, int)):
+            arrivals = arrivals[first:end]
+        return Records(values[first:end], timestamps[first:end], offsets[first:end], arrivals)
+
+    def rows(self) -> Iterable[Record]:
+        arrivals = repeat(self.arrivals) if self.arrivals is None or isinstance(self.arrivals, int) else self.arrivals
+        return map(Record, self.values, self.timestamps, self.offsets, arrivals)
 
 
 class Rejected(msgspec.Struct, frozen=True):
@@ -50,16 +76,25 @@ class Rejected(msgspec.Struct, frozen=True):
 class Taken(msgspec.Struct):
     """What came of some records of one partition.
 
-    `highest_ms`: the partition's highest accepted timestamp now. `lowest_ms`: no row is older.
-    `rows`: shard -> position of the rule -> rows in log order. `accepted`: how many records are neither late, future
-    nor invalid; the others say nothing about event time.
+    `highest_ms`: the partition's highest accepted timestamp now. `rows`: those of each rule; one that none of the
+    records is about is not in it. `accepted`: how many records are neither
+    late, future nor invalid; the others say nothing about event time.
     """
 
     highest_ms: int
-    lowest_ms: int
-    rows: dict[int, dict[int, list[Row]]]
+    rows: Batch
     rejected: list[Rejected]
     accepted: int
+
+
+class _Judged(NamedTuple):
+    """The accepted ones of some records: what was decoded, their event times, and the records themselves."""
+
+    events: Sequence[Any]
+    times: Sequence[int]
+    records: Records
+    highest_ms: int
+    lowest_ms: int
 
 
 class TopicIntake:
@@ -67,31 +102,67 @@ class TopicIntake:
 
     def __init__(self, topic: Topic, rules: Sequence[CountRule]) -> None:
         own = [rule for rule in rules if rule.topic.name == topic.name]
-        fields = fields_of(topic, own)
         self.topic = topic
-        self._fields = fields
-        self._time_of = compile_event_time(fields, topic.event_time)
-        self._id_of = compile_event_id(fields, topic.event_id)
-        self._rules = [
-            (position, rule, compile_rule(fields, rule)) for position, rule in enumerate(rules) if rule in own
-        ]
+        self._fields = fields_of(topic, own)
+        self._time_of = compile_event_time(self._fields, topic.event_time)
+        self._id_of = compile_event_id(self._fields, topic.event_id)
         self._names = tuple(rule.name for rule in own)
-        self._shards: dict[Key, int] = {}
+        # Rules that ask for the same events under the same key share the work.
+        self._matchers: dict[Any, tuple[BatchMatcher, list[tuple[int, CountRule]]]] = {}
+        for position, rule in enumerate(rules):
+            if rule in own:
+                alike = self._matchers.setdefault((rule.where, rule.key), (compile_rule(self._fields, rule), []))
+                alike[1].append((position, rule))
 
-    def take(  # noqa: PLR0912, PLR0915 - one loop: a call per record would cost more than the judgement
-        self, partition: int, records: Sequence[Record], highest_ms: int
-    ) -> Taken:
+    def take(self, partition: int, records: Records, highest_ms: int) -> Taken:
         """Judge records in log order. `highest_ms` is the highest accepted timestamp before them, or NEVER."""
-        decode, time_of, lateness = self._fields.decode, self._time_of, self.topic.lateness_ms
-        ahead, id_of, shards = self.topic.max_future_ms, self._id_of, self._shards
-        watermark = lowest = NEVER if highest_ms == NEVER else highest_ms - lateness
-        matchers: list[tuple[Any, defaultdict[int, list[Row]], CountRule]] = [
-            (match, defaultdict(list), rule) for _, rule, match in self._rules
-        ]
         rejected: list[Rejected] = []
-        turned_away = 0
-        for record in records:
-            value, time, offset, arrival = record
+        judged = self._all_accepted(records, highest_ms) or self._judge(partition, records, highest_ms, rejected)
+        rows: Batch = {}
+        if judged.events:
+            ids = None if self._id_of is None else list(map(self._id_of, judged.events))
+            for match, alike in self._matchers.values():
+                keys, bad = match(judged.events)
+                for number in bad:
+                    rejected += [self._bad_key(partition, judged.records, number, rule) for _, rule in alike]
+                if keys.count(None) < len(keys):
+                    found = Rows(keys, judged.times, judged.records.offsets, partition, ids, judged.lowest_ms)
+                    rows |= ((position, found) for position, _ in alike)
+        return Taken(judged.highest_ms, rows, _one_per_record(rejected), len(judged.events))
+
+    def _all_accepted(self, records: Records, highest_ms: int) -> _Judged | None:
+        """The records when all of them are accepted, as can be told by looking at them together; else None."""
+        values, times, arrivals = records.values, records.timestamps, records.arrivals
+        ahead, lateness = self.topic.max_future_ms, self.topic.lateness_ms
+        try:
+            # In ASCII, and too short to nest too deeply; the decoder does not look into the texts that it skips.
+            if not b"".join(values).isascii() or max(map(len, values)) > _DEEPEST:  # type: ignore[arg-type]
+                return None
+            events = list(map(self._fields.decode, values))  # type: ignore[arg-type]
+            if self._time_of is not None:
+                times = list(map(self._time_of, events))
+        except (TypeError, ValueError):
+            return None
+        lowest, highest = min(times), max(times)
+        if lowest < 0 or highest > LAST_MS or lowest < max(highest, highest_ms) - lateness:
+            return None
+        if ahead is not None and arrivals is not None:
+            if not isinstance(arrivals, int):
+                arrivals = min((arrival for arrival in arrivals if arrival is not None), default=highest)
+            if highest > arrivals + ahead:
+                return None
+        return _Judged(events, times, records, max(highest, highest_ms), lowest)
+
+    def _judge(self, partition: int, records: Records, highest_ms: int, rejected: list[Rejected]) -> _Judged:
+        """One by one; appends those that are not accepted to `rejected`."""
+        decode, time_of, lateness = self._fields.decode, self._time_of, self.topic.lateness_ms
+        ahead = self.topic.max_future_ms
+        watermark = lowest = NEVER if highest_ms == NEVER else highest_ms - lateness
+        events: list[Any] = []
+        times: list[int] = []
+        accepted: list[Record] = []
+        for record in records.rows():
+            value, time, _, arrival = record
             try:
                 # The decoder does not look into the texts it skips.
                 if not value.isascii():  # type: ignore[union-attr]
@@ -106,59 +177,36 @@ class TopicIntake:
                     time = time_of(event)
             except (AttributeError, ValueError) as error:
                 rejected.append(self._reject("invalid", _why_invalid(value, error), partition, record))
-                turned_away += 1
                 continue
             if not 0 <= time <= LAST_MS:
                 shown = time if abs(time) < 10**18 else "of many digits"
                 detail = f"event time {shown} is not between the years 1970 and 9999"
                 rejected.append(self._reject("invalid", detail, partition, record))
-                turned_away += 1
                 continue
             if arrival is not None and ahead is not None and time > arrival + ahead:
                 detail = f"event time is {time - arrival} ms ahead of its arrival; {ahead} ms are allowed"
                 rejected.append(self._reject("future", detail, partition, record))
-                turned_away += 1
                 continue
             if time < watermark:
                 detail = (
                     f"event time is {highest_ms - time} ms behind the partition's newest; {lateness} ms are allowed"
                 )
                 rejected.append(self._reject("late", detail, partition, record))
-                turned_away += 1
                 continue
             if time > highest_ms:
                 highest_ms = time
                 watermark = time - lateness
             if lowest == NEVER:
                 lowest = watermark
-            for match, rows, rule in matchers:
-                key = match(event)
-                if key is None:
-                    continue
-                if key is BAD_KEY:
-                    detail = f"key {', '.join(rule.key)}: missing, or no string, (finite) number or boolean"
-                    rejected.append(self._reject("invalid", detail, partition, record, (rule.name,)))
-                    continue
-                shard = shards.get(key)
-                if shard is None:
-                    shard = self._shard_of(key)
-                if id_of is None:
-                    rows[shard].append((key, time, offset))
-                else:
-                    rows[shard].append((key, time, offset, id_of(event)))
-        by_shard: dict[int, dict[int, list[Row]]] = {}
-        for (position, _, _), (_, all_rows, _) in zip(self._rules, matchers, strict=True):
-            for shard, shard_rows in all_rows.items():
-                by_shard.setdefault(shard, {})[position] = shard_rows
-        return Taken(highest_ms, lowest, by_shard, _one_per_record(rejected), len(records) - turned_away)
+            events.append(event)
+            times.append(time)
+            accepted.append(record)
+        return _Judged(events, times, Records.of(accepted), highest_ms, lowest)
 
-    def _shard_of(self, key: Key) -> int:
-        shard = shard_of(key)
-        if len(key) <= _SHORT and (isinstance(key, str | bytes) or max(map(len, key)) <= _SHORT):
-            if len(self._shards) >= _SHARD_CACHE:
-                self._shards.clear()
-            self._shards[key] = shard
-        return shard
+    def _bad_key(self, partition: int, records: Records, number: int, rule: CountRule) -> Rejected:
+        detail = f"key {', '.join(rule.key)}: missing, or no string, (finite) number or boolean"
+        record = Record(records.values[number], records.timestamps[number], records.offsets[number])
+        return self._reject("invalid", detail, partition, record, (rule.name,))
 
     def _reject(
         self,
@@ -206,4 +254,4 @@ def _one_per_record(rejected: list[Rejected]) -> list[Rejected]:
             detail = seen.detail if seen.detail == item.detail else f"{seen.detail}; {item.detail}"
             item = msgspec.structs.replace(seen, rules=seen.rules + item.rules, detail=detail)  # noqa: PLW2901
         merged[item.offset] = item
-    return list(merged.values())
+    return sorted(merged.values(), key=lambda item: item.offset)

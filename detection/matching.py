@@ -22,16 +22,9 @@ _DIGITS = 4300
 """Longer integers are neither read nor written by Python."""
 
 
-class _BadKey:
-    def __repr__(self) -> str:
-        return "BAD_KEY"
-
-
-BAD_KEY = _BadKey()
-"""What a matcher gives for an event that `where` lets pass but whose key can't be one."""
-
-Matcher = Callable[[Any], "Key | _BadKey | None"]
-"""Decoded event -> its key, None where the rule is not interested, or BAD_KEY."""
+BatchMatcher = Callable[[Sequence[Any]], "tuple[list[Key | None], list[int]]"]
+"""Decoded events -> for each its key, or None where it does not count; and the positions of those that `where` lets
+pass but whose key can't be one."""
 
 
 class Fields:
@@ -70,9 +63,15 @@ class Fields:
 
     def read(self, path: str, into: str) -> list[str]:
         """Statements that put the value at `path` of `event` into the variable `into`."""
-        lines, node, at, struct = [f"{into} = event"], self._tree, into, self._type
+        lines: list[str] = []
+        node, at, struct = self._tree, "event", self._type
         for name in path.split("."):
-            if node:
+            if at == "event":
+                # What the decoder gives is always of that type.
+                index = list(node).index(name)
+                lines.append(f"{into} = event.f{index}")
+                node, at, struct = node[name], into, f"{struct}_{index}"
+            elif node:
                 index = list(node).index(name)
                 lines.append(f"{at} = {at}.f{index} if {at}.__class__ is {struct} else UNSET")
                 node, struct = node[name], f"{struct}_{index}"
@@ -80,10 +79,10 @@ class Fields:
                 lines.append(f"{at} = {at}.get({name!r}, UNSET) if {at}.__class__ is dict else UNSET")
         return lines
 
-    def compile(self, name: str, body: Sequence[str], **names: Any) -> Any:
-        """A function of one parameter `event`. Texts from the configuration enter only as literals by `repr`."""
+    def compile(self, name: str, body: Sequence[str], *, parameter: str = "event", **names: Any) -> Any:
+        """A function of one parameter. Texts from the configuration enter only as literals by `repr`."""
         namespace = self._names | names
-        source = f"def {name}(event):\n" + "\n".join("    " + line for line in body)
+        source = f"def {name}({parameter}):\n" + "\n".join("    " + line for line in body)
         exec(compile(source, f"<{name}>", "exec"), namespace)
         return namespace[name]
 
@@ -114,22 +113,27 @@ def fields_of(topic: Topic, rules: Sequence[CountRule]) -> Fields:
     return Fields([*paths, *filter(None, (topic.event_time.field, topic.event_id))])
 
 
-def compile_rule(fields: Fields, rule: CountRule) -> Matcher:
+def compile_rule(fields: Fields, rule: CountRule) -> BatchMatcher:
     """The matcher of one rule. Values compare with their JSON type; a missing path matches nothing."""
     body: list[str] = []
     for path, allowed in rule.where:
-        body += [*fields.read(path, "v"), f"if not ({_equals_any(allowed)}): return None"]
+        body += [*fields.read(path, "v"), f"if not ({_equals_any(allowed)}):", "    keep(None)", "    continue"]
     for number, path in enumerate(rule.key):
         part = f"k{number}"
         body += [
             *fields.read(path, part),
             f"if {part}.__class__ is not str:",
             f"    {part} = key_part({part})",
-            f"    if {part} is None: return BAD_KEY",
+            f"    if {part} is None:",
+            "        bad.append(len(keys))",
+            "        keep(None)",
+            "        continue",
         ]
     parts = [f"k{number}" for number in range(len(rule.key))]
-    body.append(f"return {parts[0]}" if len(parts) == 1 else f"return ({', '.join(parts)})")
-    matcher: Matcher = fields.compile("match", body, key_part=key_part, BAD_KEY=BAD_KEY)
+    body.append(f"keep({parts[0]})" if len(parts) == 1 else f"keep(({', '.join(parts)}))")
+    source = ["keys, bad = [], []", "keep = keys.append", "for event in events:"]
+    source += ["    " + line for line in body] + ["return keys, bad"]
+    matcher: BatchMatcher = fields.compile("match", source, parameter="events", key_part=key_part)
     return matcher
 
 

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from detection.intake import Record, Rejected, TopicIntake
+from detection.detector import Detector
+from detection.intake import Record, Records, Rejected, TopicIntake
 from detection.rules import CountRule, Topic
-from detection.shard import Shard, ShardBatch
 from detection.transitions import Transition
 from detection.watermarks import ENDED, NEVER, PartitionState, Watermarks
 
@@ -46,7 +46,7 @@ def replay(
     # No retention: an event below the floor can't come.
     watermarks = Watermarks((intake.topic for intake in intakes.values()), retention_ms=0)
     watermarks_index = _dense(sizes)
-    shard = Shard(rules, thinning=False)
+    detector = Detector(rules, shards=1, thinning=False)
     left, highest = dict(sizes), dict.fromkeys(sizes, NEVER)
     matched = dict.fromkeys((rule.name for rule in rules), 0)
     transitions: list[Transition] = []
@@ -54,19 +54,18 @@ def replay(
     for place, run in groupby(records, key=lambda item: item[0]):
         topic, partition = place
         while batch := [record for _, record in islice(run, _BATCH)]:
-            taken = intakes[topic].take(partition, batch, highest[place])
+            taken = intakes[topic].take(partition, Records.of(batch), highest[place])
             highest[place] = taken.highest_ms
             left[place] -= len(batch)
             for rejected in taken.rejected:
                 on_rejected(topic, rejected)
-            for number, rows in taken.rows.items():
-                shard.add(ShardBatch(number, partition, taken.lowest_ms, rows), transitions)
-                for position, of_rule in rows.items():
-                    matched[rules[position].name] += len(of_rule)
+            detector.add([taken.rows], transitions)
+            for position, of_rule in taken.rows.items():
+                matched[rules[position].name] += sum(key is not None for key in of_rule.keys)
             index, partitions = watermarks_index[place]
             reached = taken.highest_ms if left[place] else ENDED
             watermarks.update(PartitionState(topic, index, reached, reached, False, True, partitions, 0))
-            shard.advance(watermarks, transitions)
+            detector.advance(0, watermarks, transitions)
             episodes += (item for item in transitions if item.status == "resolved" and item.merged_into is None)
             transitions.clear()
     episodes.sort(key=lambda item: (item.opened_at_ms, item.rule, _key_json(item, rules)))

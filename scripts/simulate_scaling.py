@@ -25,10 +25,10 @@ from rich.progress import track
 from rich.table import Table
 
 from connectors.source import SLOTS
+from detection.detector import Detector
 from detection.intake import Record, TopicIntake
 from detection.keys import SHARDS, shard_of
 from detection.rules import CountRule, Topic
-from detection.shard import Shard, ShardBatch
 from detection.watermarks import NEVER
 
 READ_S_PER_MB = 0.0065
@@ -166,16 +166,16 @@ def measure_state(events_per_key: int) -> State:
     topic = Topic("orders")
     rules = [CountRule("many-orders", topic, ("user_id",), threshold=1000, window_ms=3_600_000)]
     intake, highest_ms = TopicIntake(topic, rules), NEVER
-    shards = [Shard(rules, number) for number in range(SHARDS)]
+    detector = Detector(rules)
     for records in _records(events_per_key):
         taken = intake.take(0, records, highest_ms)
         highest_ms = taken.highest_ms
-        for number, rows in taken.rows.items():
-            shards[number].add(ShardBatch(number, 0, taken.lowest_ms, rows), [])
-    packed = [shard.pack() for shard in shards]
+        detector.add([taken.rows], [])
+    packed = [detector.pack(number) for number in range(SHARDS)]
     began = time.perf_counter()
+    restored = Detector(rules)
     for one in packed:
-        Shard(rules).restore(one)
+        restored.restore(one)
     took_s = time.perf_counter() - began
     return State(sum(map(len, packed)) / SAMPLE_KEYS, took_s / SAMPLE_KEYS * 1e9)
 

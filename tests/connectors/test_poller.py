@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
-from confluent_kafka import TIMESTAMP_CREATE_TIME, KafkaError
+from confluent_kafka import TIMESTAMP_CREATE_TIME, KafkaError, Message
 
 from connectors.partition import Partition
 from connectors.poller import Poller
@@ -45,29 +45,10 @@ def test_a_process_that_reads_no_partition_yet_hears_of_new_ones(monkeypatch: py
     poller.close()
 
 
-class Answer:
-    """A message of the client: a record at an offset, or an error."""
-
-    def __init__(self, offset: int, code: int | None = None) -> None:
-        self._offset, self._code = offset, code
-
-    def topic(self) -> str:
-        return "products"
-
-    def partition(self) -> int:
-        return 0
-
-    def offset(self) -> int:
-        return self._offset
-
-    def error(self) -> KafkaError | None:
-        return None if self._code is None else KafkaError(self._code)
-
-    def value(self) -> bytes:
-        return b"{}"
-
-    def timestamp(self) -> tuple[int, int]:
-        return TIMESTAMP_CREATE_TIME, 1_000
+def answer(offset: int, code: int | None = None) -> Message:
+    error = None if code is None else KafkaError(code)
+    time = (TIMESTAMP_CREATE_TIME, 1_000)
+    return Message(topic="products", partition=0, offset=offset, value=b"{}", timestamp=time, error=error)
 
 
 def reading(poller: Poller) -> Partition:
@@ -88,7 +69,7 @@ def test_a_position_that_is_lost_is_the_one_behind_the_records_that_came_with_th
     partition = reading(poller)
     lost_at: list[int | None] = []
     monkeypatch.setattr(poller._positions, "lost", lambda partition: lost_at.append(partition.expected))
-    poller._sort_all([Answer(10), Answer(11), Answer(12, KafkaError._AUTO_OFFSET_RESET)], 1.0)  # type: ignore[list-item]
+    poller._sort_all([answer(10), answer(11), answer(12, KafkaError._AUTO_OFFSET_RESET)], 1.0)
     assert (lost_at, partition.expected) == ([12], 12)
 
 
@@ -97,7 +78,7 @@ def test_a_record_that_came_while_all_waited_is_of_the_log_that_was_read_then(
 ) -> None:
     """Not of the one that begins anew at the same moment: else its first records would be taken for read."""
     partition = reading(poller)
-    poller._early = [Answer(10)]  # type: ignore[list-item]
+    poller._early = [answer(10)]
     monkeypatch.setattr(poller._positions, "look_after", lambda _: poller._positions._begin_anew(partition, "b"))
     poller.poll()
     assert (partition.expected, len(partition.waiting)) == (0, 1)

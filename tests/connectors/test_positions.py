@@ -9,6 +9,7 @@ import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
 from connectors.positions import Positions
+from detection.intake import Record, Records
 from detection.rules import Topic
 from detection.watermarks import NEVER
 from settings import KafkaSettings
@@ -65,8 +66,8 @@ def refresh(positions: Positions, at_s: float) -> None:
     positions.look_after(at_s)
 
 
-def records(*offsets: int) -> list[Any]:
-    return [(b"{}", 1_000 + offset, offset, None) for offset in offsets]
+def records(*offsets: int) -> Records:
+    return Records.of(Record(b"{}", 1_000 + offset, offset) for offset in offsets)
 
 
 def test_a_topic_whose_id_is_learnt_late_is_no_other_topic(make: Callable[..., tuple[Positions, Asked]]) -> None:

@@ -3,14 +3,15 @@
 import msgspec
 import pytest
 
-from connectors.source import Arrivals
-from dataflows.detect import Detection, Tick, Wake, shard_name, ticks
-from detection.keys import SHARDS
+from connectors.source import Arrivals, ShardBatch
+from dataflows.detect import Detection, Tick, Wake, shard_name
+from detection.keys import SHARDS, shard_of
+from detection.rows import Rows
 from detection.rules import CountRule, Topic
-from detection.shard import ShardBatch
 from detection.watermarks import PartitionState
 
 TOPIC = Topic("products", lateness_ms=0)
+SHARD = shard_of("Nokia")
 RULE = CountRule("hot", TOPIC, ("name",), threshold=2, window_ms=1_000)
 
 
@@ -18,12 +19,12 @@ def detection(*rules: CountRule) -> Detection:
     return Detection(rules, [TOPIC], retention_ms=3_600_000)
 
 
-def batch(*rows: tuple[str, int, int]) -> ShardBatch:
-    return ShardBatch(shard=7, partition=0, lowest_ms=0, rows={0: list(rows)})
+def batch(*rows: tuple[str, int, int], rule: int = 0) -> ShardBatch:
+    return ShardBatch(SHARD, {rule: Rows.of(rows, lowest_ms=0)})
 
 
 def at(highest_ms: int) -> Tick:
-    return Tick(7, [PartitionState("products", 0, highest_ms, highest_ms, False, True, 1, 0)])
+    return Tick(SHARD, [PartitionState("products", 0, highest_ms, highest_ms, False, True, 1, 0)])
 
 
 def test_the_clock_wakes_only_a_shard_that_has_something_due() -> None:
@@ -32,8 +33,8 @@ def test_the_clock_wakes_only_a_shard_that_has_something_due() -> None:
     opened, _ = step.on_batch([batch(("Nokia", 100, 0), ("Nokia", 200, 1))])
     assert [transition.status for transition in opened] == ["opened"]
     assert list(job.clock(None).on_batch([at(1_100)])[0]) == [], "an event at the end would still touch"
-    assert list(job.clock(None).on_batch([at(1_101)])[0]) == [Wake(7)]
-    resolved, _ = step.on_batch([Wake(7)])
+    assert list(job.clock(None).on_batch([at(1_101)])[0]) == [Wake(SHARD)]
+    resolved, _ = step.on_batch([Wake(SHARD)])
     assert [transition.status for transition in resolved] == ["resolved"]
     assert list(job.clock(None).on_batch([at(1_102)])[0]) == []
 
@@ -43,9 +44,17 @@ def test_the_clock_keeps_nothing_to_snapshot() -> None:
 
 
 def test_ticks_reach_every_shard_and_only_when_there_is_news() -> None:
-    assert ticks(Arrivals([], [], [])) == []
+    job = detection(RULE)
+    assert job.ticks(Arrivals([], [], [], [])) == []
     states = at(5).states
-    assert [shard_name(tick) for tick in ticks(Arrivals([], [], states))] == [f"s{n:02}" for n in range(SHARDS)]
+    assert [shard_name(tick) for tick in job.ticks(Arrivals([], [], [], states))] == [f"s{n:02}" for n in range(SHARDS)]
+
+
+def test_a_worker_alone_is_told_once_and_wakes_the_shard_that_has_something_due() -> None:
+    job = Detection([RULE], [TOPIC], retention_ms=3_600_000, alone=True)
+    job.detect(None).on_batch([batch(("Nokia", 100, 0), ("Nokia", 200, 1))])
+    (tick,) = job.ticks(Arrivals([], [], [], at(1_101).states))
+    assert list(job.clock(None).on_batch([tick])[0]) == [Wake(SHARD)]
 
 
 def test_a_restored_shard_is_woken_without_any_event() -> None:
@@ -54,8 +63,8 @@ def test_a_restored_shard_is_woken_without_any_event() -> None:
     step.on_batch([batch(("Nokia", 100, 0), ("Nokia", 200, 1))])
     after = detection(RULE)
     restored = after.detect(step.snapshot())
-    assert list(after.clock(None).on_batch([at(5_000)])[0]) == [Wake(7)]
-    assert [transition.status for transition in restored.on_batch([Wake(7)])[0]] == ["resolved"]
+    assert list(after.clock(None).on_batch([at(5_000)])[0]) == [Wake(SHARD)]
+    assert [transition.status for transition in restored.on_batch([Wake(SHARD)])[0]] == ["resolved"]
 
 
 def test_a_changed_rule_starts_empty_and_its_open_alerts_end_as_cancelled() -> None:
@@ -77,7 +86,7 @@ def test_a_rule_that_only_changed_its_place_among_others_keeps_its_state() -> No
     step = detection(RULE, other).detect(None)
     step.on_batch([batch(("Nokia", 100, 0))])
     moved = detection(other, RULE).detect(step.snapshot())
-    rows = ShardBatch(shard=7, partition=0, lowest_ms=0, rows={1: [("Nokia", 200, 1)]})
+    rows = batch(("Nokia", 200, 1), rule=1)
     assert [transition.status for transition in moved.on_batch([rows])[0]] == ["opened"]
 
 

@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detection.count import CountEvaluator
-from detection.intake import Record, TopicIntake
+from detection.detector import Detector
+from detection.intake import Record, Records, TopicIntake
+from detection.keys import SHARDS
+from detection.rows import Rows
 from detection.rules import CountRule, Topic
-from detection.shard import Shard, ShardBatch
 from detection.transitions import Transition
 from detection.watermarks import ENDED, NEVER, PartitionState, Watermarks
 from scripts.ground_truth import Episode, accepted, episodes
@@ -47,28 +49,27 @@ def streams(draw: st.DrawFn) -> Stream:
 
 
 class Run:
-    """The way of the live job, in memory: intake for each partition, one shard, watermarks, snapshots."""
+    """The way of the live job, in memory: intake for each partition, detector, watermarks, snapshots."""
 
     def __init__(self, stream: Stream) -> None:
         self.stream, rule = stream, stream.rule
         self.intake = TopicIntake(rule.topic, [rule])
         self.highest = dict.fromkeys(range(stream.partitions), NEVER)
         self.watermarks = Watermarks([rule.topic], retention_ms=1 << 40)
-        self.shard = self._new_shard()
+        self.detector = self._new_detector()
         self.out: list[Transition] = []
         self.opened_by: dict[str, int] = {}
 
-    def _new_shard(self) -> Shard:
-        shard = Shard([self.stream.rule], thinning=self.stream.thinned)
+    def _new_detector(self) -> Detector:
+        detector = Detector([self.stream.rule], thinning=self.stream.thinned)
         if self.stream.thinned:
-            shard.evaluators[0]._max_kept = 2 * self.stream.rule.threshold  # 4,096 would never be met here
-        return shard
+            detector.evaluators[0]._max_kept = 2 * self.stream.rule.threshold  # 4,096 would never be met here
+        return detector
 
     def take(self, partition: int, records: list[Record]) -> None:
-        taken = self.intake.take(partition, records, self.highest[partition])
+        taken = self.intake.take(partition, Records.of(records), self.highest[partition])
         self.highest[partition] = taken.highest_ms
-        for number, rows in taken.rows.items():
-            self.shard.add(ShardBatch(number, partition, taken.lowest_ms, rows), self.out)
+        self.detector.add([taken.rows], self.out)
 
     def advance(self, *, ended: bool = False) -> None:
         for partition, highest in self.highest.items():
@@ -76,13 +77,16 @@ class Run:
             self.watermarks.update(
                 PartitionState("t", partition, reached, reached, False, True, self.stream.partitions, 0)
             )
-        self.shard.advance(self.watermarks, self.out)
+        for shard in range(SHARDS):
+            due, before = self.detector.is_due(shard, self.watermarks), len(self.out)
+            self.detector.advance(shard, self.watermarks, self.out)
+            assert due or len(self.out) == before
 
     def restart(self) -> None:
-        packed = self.shard.pack()
-        self.shard = self._new_shard()
-        self.shard.restore(packed)
-        assert self.shard.pack() == packed
+        packed = [self.detector.pack(shard) for shard in range(SHARDS)]
+        self.detector = self._new_detector()
+        assert [self.detector.restore(part) for part in packed] == [(shard, []) for shard in range(SHARDS)]
+        assert [self.detector.pack(shard) for shard in range(SHARDS)] == packed
 
     def everything(self) -> list[Transition]:
         batch: list[Record] = []
@@ -159,7 +163,7 @@ def test_every_alert_has_one_life_in_order_and_nothing_is_left(stream: Stream) -
         assert not any(t.reopened for t in life), "nothing was idle"
         ends = [t for t in life if t.status == "resolved" and t.told]
         assert len(ends) == 1
-    assert run.shard.evaluators[0].sizes() == (0, 0, 0)
+    assert run.detector.evaluators[0].sizes() == (0, 0, 0)
 
 
 @settings(max_examples=400)
@@ -205,13 +209,13 @@ def test_every_word_of_an_alert_is_true_when_it_is_said_also_after_the_clock_res
             now += generator.choice([0, 1, 1, 2, 5, generator.randint(0, window)])
             time = max(0, now - generator.randint(0, lateness))
             if offset == 60:
-                evaluator.advance(ENDED, ENDED, out)
+                evaluator.advance(0, ENDED, ENDED, out)
             elif generator.random() < 0.2:
-                evaluator.advance(newest + generator.randint(-lateness, 50), newest - lateness, out)
+                evaluator.advance(0, newest + generator.randint(-lateness, 50), newest - lateness, out)
             elif time >= newest - lateness:
                 newest = max(newest, time)
                 times.append(time)
-                evaluator.add(0, [("a", time, offset)], out)
+                evaluator.add(Rows.of([("a", time, offset)]), out)
             truth = {(e.opened_at_ms, e.resolves_at_ms): e for e in episodes(times, window, threshold) if out}
             for t in out:
                 assert t.alert_id not in over, seed
@@ -248,14 +252,14 @@ def test_dense_disordered_streams_of_a_hot_key_equal_brute_force_thinned_or_not(
                 continue
             newest = max(newest, time)
             times.append(time)
-            evaluator.add(0, [("a", time, offset)], out)
+            evaluator.add(Rows.of([("a", time, offset)]), out)
             if generator.random() < 0.3:
-                evaluator.advance(newest - lateness, newest - lateness, out)
+                evaluator.advance(0, newest - lateness, newest - lateness, out)
             if generator.random() < 0.1:
                 packed = evaluator.pack()
                 evaluator = CountEvaluator(evaluator.rule, max_kept)
                 evaluator.restore(packed)
-        evaluator.advance(ENDED, ENDED, out)
+        evaluator.advance(0, ENDED, ENDED, out)
         found = sorted(
             (t.opened_at_ms, t.resolves_at_ms, t.events, t.peak, t.peak_exact)
             for t in out

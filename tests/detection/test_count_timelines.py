@@ -6,6 +6,7 @@ import pytest
 
 from detection.count import CountEvaluator
 from detection.episodes import Episode
+from detection.rows import Rows
 from detection.rules import CountRule, Topic
 from detection.transitions import Transition
 from detection.watermarks import ENDED
@@ -22,9 +23,9 @@ def play(times: list[int], of: CountRule | None = None, *, resolve: bool = True)
     evaluator = CountEvaluator(of or rule())
     out: list[Transition] = []
     for offset, time_ms in enumerate(times):
-        evaluator.add(0, [("Nokia", time_ms, offset)], out)
+        evaluator.add(Rows.of([("Nokia", time_ms, offset)]), out)
     if resolve:
-        evaluator.advance(ENDED, ENDED, out)
+        evaluator.advance(0, ENDED, ENDED, out)
     return out
 
 
@@ -115,30 +116,30 @@ def test_a_late_event_whose_breach_only_touches_an_alert_is_part_of_it() -> None
 def test_an_ended_episode_is_kept_as_long_as_an_accepted_event_may_touch_it() -> None:
     evaluator = CountEvaluator(rule(threshold=1))
     out: list[Transition] = []
-    evaluator.add(0, [("Nokia", 0, 0)], out)
+    evaluator.add(Rows.of([("Nokia", 0, 0)]), out)
     for floor in (2_500, 4_999, 5_000):
-        evaluator.advance(5_000, floor, out)
-    evaluator.add(0, [("Nokia", 5_000, 1)], out)
-    evaluator.advance(ENDED, ENDED, out)
+        evaluator.advance(0, 5_000, floor, out)
+    evaluator.add(Rows.of([("Nokia", 5_000, 1)]), out)
+    evaluator.advance(0, ENDED, ENDED, out)
     assert told(out) == [("opened", 0, 5_000), ("resolved", 0, 10_000)]
 
 
 def test_an_alert_resolves_only_when_the_watermark_is_beyond_its_end() -> None:
     evaluator = CountEvaluator(rule())
     out: list[Transition] = []
-    evaluator.add(0, [("Nokia", time_ms, time_ms) for time_ms in (0, 1000, 2000)], out)
-    evaluator.advance(5000, 5000, out)
+    evaluator.add(Rows.of([("Nokia", time_ms, time_ms) for time_ms in (0, 1000, 2000)]), out)
+    evaluator.advance(0, 5000, 5000, out)
     assert [t.status for t in out] == ["opened"], "an event at 5000 would still be accepted, and touch"
-    evaluator.advance(5001, 5000, out)
+    evaluator.advance(0, 5001, 5000, out)
     assert [t.status for t in out] == ["opened", "resolved"]
 
 
 def test_an_alert_that_was_resolved_by_the_clock_is_opened_again_by_an_event_that_prolongs_it() -> None:
     evaluator = CountEvaluator(rule())
     out: list[Transition] = []
-    evaluator.add(0, [("Nokia", time_ms, time_ms) for time_ms in (0, 1000, 2000)], out)
-    evaluator.advance(6000, -10_000, out)
-    evaluator.add(0, [("Nokia", 4000, 9)], out)
+    evaluator.add(Rows.of([("Nokia", time_ms, time_ms) for time_ms in (0, 1000, 2000)]), out)
+    evaluator.advance(0, 6000, -10_000, out)
+    evaluator.add(Rows.of([("Nokia", 4000, 9)]), out)
     assert [(t.status, t.reopened, t.sequence) for t in out] == [
         ("opened", False, 1), ("resolved", False, 2), ("opened", True, 3),
     ]  # fmt: skip
@@ -149,9 +150,9 @@ def test_an_alert_that_a_late_event_opens_again_tells_the_peak_with_that_event()
     """W = 10, N = 3:  0 1 . . . 5 6     5 comes last, after the clock resolved [6, 10); at 6 the count is 4."""
     evaluator = CountEvaluator(CountRule("hot", Topic("orders"), ("name",), 3, 10))
     out: list[Transition] = []
-    evaluator.add(0, [("Nokia", time_ms, time_ms) for time_ms in (0, 1, 6)], out)
-    evaluator.advance(100, -1_000, out)
-    evaluator.add(1, [("Nokia", 5, 50)], out)
+    evaluator.add(Rows.of([("Nokia", time_ms, time_ms) for time_ms in (0, 1, 6)]), out)
+    evaluator.advance(0, 100, -1_000, out)
+    evaluator.add(Rows.of([("Nokia", 5, 50)], partition=1), out)
     assert (out[-1].reopened, out[-1].opened_at_ms, out[-1].resolves_at_ms) == (True, 5, 11)
     assert (out[-1].peak, out[-1].events) == (4, 4)
 
@@ -172,11 +173,11 @@ def test_what_an_alert_turned_out_to_be_after_the_clock_resolved_it_is_the_last_
     """W = 10, N = 3: [8, 15) is resolved by the clock; then comes an event that does not prolong it."""
     evaluator = CountEvaluator(CountRule("hot", Topic("orders"), ("name",), 3, 10))
     out: list[Transition] = []
-    evaluator.add(0, [("Nokia", time_ms, offset) for offset, time_ms in enumerate(first)], out)
-    evaluator.advance(100, -1_000, out)
-    evaluator.add(1, [("Nokia", then, 50)], out)
+    evaluator.add(Rows.of([("Nokia", time_ms, offset) for offset, time_ms in enumerate(first)]), out)
+    evaluator.advance(0, 100, -1_000, out)
+    evaluator.add(Rows.of([("Nokia", then, 50)], partition=1), out)
     assert told(out) == [("opened", 8, 15), ("resolved", 8, 15)], "nothing to tell people"
-    evaluator.advance(1_000, 1_000, out)
+    evaluator.advance(0, 1_000, 1_000, out)
     assert told(out[2:]) == [("resolved", opened_at, 15)]
     last = out[2]
     assert (last.told, last.sequence, last.peak, last.peak_exact, last.events) == (False, 3, 4, True, 4)
@@ -191,8 +192,8 @@ def test_an_event_has_a_look_only_at_the_episodes_that_it_touches(monkeypatch: p
     evaluator = CountEvaluator(rule(window_ms=10), max_kept=1)
     out: list[Transition] = []
     for number in range(1_000):
-        evaluator.add(0, [("Nokia", 100 * number + n, number) for n in range(4)], out)
-    evaluator.add(1, [("Nokia", 50_001, 0)], out)
+        evaluator.add(Rows.of([("Nokia", 100 * number + n, number) for n in range(4)]), out)
+    evaluator.add(Rows.of([("Nokia", 50_001, 0)], partition=1), out)
     assert evaluator.sizes()[2] == 1_000
     assert len(looks) < 3 * 1_000
 
@@ -204,18 +205,19 @@ def test_an_id_names_the_record_that_opened_the_alert_and_is_the_same_on_a_repla
 
 def test_what_is_freed_is_known_after_a_restart() -> None:
     evaluator = CountEvaluator(rule())
-    evaluator.add(0, [("Nokia", time_ms, time_ms) for time_ms in (0, 5_000, 100_000)], [])
-    evaluator.advance(90_000, 90_000, [])
+    evaluator.add(Rows.of([("Nokia", time_ms, time_ms) for time_ms in (0, 5_000, 100_000)]), [])
+    evaluator.advance(0, 90_000, 90_000, [])
     restored = CountEvaluator(rule())
     restored.restore(evaluator.pack())
-    restored.add(0, [("Nokia", 6_000, 9)], [], lowest_ms=6_000)
+    restored.add(Rows.of([("Nokia", 6_000, 9)], lowest_ms=6_000), [])
     assert restored.incomplete == 1
 
 
 def test_copies_of_an_event_count_once() -> None:
     evaluator = CountEvaluator(CountRule("hot", Topic("orders", event_id="order_id"), ("name",), 3, 5_000))
     out: list[Transition] = []
-    evaluator.add(0, [("Nokia", 0, 0, "o1"), ("Nokia", 10, 1, "o1"), ("Nokia", 20, 2, "o2"), ("Nokia", 30, 3, 2)], out)
+    rows = [("Nokia", 0, 0, "o1"), ("Nokia", 10, 1, "o1"), ("Nokia", 20, 2, "o2"), ("Nokia", 30, 3, 2)]
+    evaluator.add(Rows.of(rows), out)
     assert evaluator.copies == 1
     assert [t.status for t in out] == ["opened"]
     assert out[0].source.offset == 3
@@ -224,11 +226,11 @@ def test_copies_of_an_event_count_once() -> None:
 def test_an_id_is_remembered_as_long_as_its_event_may_be_in_a_window() -> None:
     evaluator = CountEvaluator(CountRule("hot", Topic("orders", event_id="order_id"), ("name",), 3, 5_000))
     out: list[Transition] = []
-    evaluator.add(0, [("Nokia", 0, 0, "o1"), ("Nokia", 2_500, 1, "o2")], out)
-    evaluator.advance(7_500, 7_500, out)
-    evaluator.add(0, [("Nokia", 7_500, 2, "o2")], out)
+    evaluator.add(Rows.of([("Nokia", 0, 0, "o1"), ("Nokia", 2_500, 1, "o2")]), out)
+    evaluator.advance(0, 7_500, 7_500, out)
+    evaluator.add(Rows.of([("Nokia", 7_500, 2, "o2")]), out)
     assert evaluator.copies == 1
-    evaluator.advance(20_000, 20_000, out)
-    evaluator.add(0, [("Nokia", 20_000, 3, "o2")], out)
+    evaluator.advance(0, 20_000, 20_000, out)
+    evaluator.add(Rows.of([("Nokia", 20_000, 3, "o2")]), out)
     assert evaluator.copies == 1
     assert evaluator.sizes()[1] == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from detection.intake import Record, Rejected, Taken, TopicIntake
+from detection.intake import Record, Records, Rejected, Taken, TopicIntake
 from detection.keys import SHARDS, key_values, shard_of
 from detection.rules import CountRule, EventTime, Scalar, Topic
 from detection.watermarks import NEVER
@@ -21,13 +21,16 @@ def take(*values: bytes | None, of: CountRule | None = None, time_ms: int = 10_0
     """Records of one partition with these values, all at the same time."""
     of = of or rule(action="add")
     records = [Record(value, time_ms, offset, time_ms) for offset, value in enumerate(values)]
-    return TopicIntake(of.topic, [of]).take(0, records, NEVER)
+    return TopicIntake(of.topic, [of]).take(0, Records.of(records), NEVER)
 
 
 def keys(taken: Taken) -> list[tuple[tuple[Scalar, ...], int]]:
     """(key, offset) of all rows of the only rule, in log order."""
-    rows = [row for shard in taken.rows.values() for row in shard[0]]
-    return [(key_values(row[0]), row[2]) for row in sorted(rows, key=lambda row: row[2])]
+    if 0 not in taken.rows:
+        return []
+    rows = taken.rows[0]
+    pairs = zip(rows.keys, rows.offsets, strict=True)
+    return [(key_values(key), offset) for key, offset in pairs if key is not None]
 
 
 def reasons(taken: Taken) -> list[tuple[str, int]]:
@@ -107,18 +110,18 @@ def test_a_key_of_several_paths_needs_them_all() -> None:
 
 def test_a_record_that_is_bad_for_two_rules_is_rejected_once_and_names_both() -> None:
     rules = [CountRule(name, TOPIC, (name,), 1, 1) for name in ("a", "b", "c")]
-    taken = TopicIntake(TOPIC, rules).take(0, [Record(b'{"c":"fine"}', 1, 5)], NEVER)
+    taken = TopicIntake(TOPIC, rules).take(0, Records.of([Record(b'{"c":"fine"}', 1, 5)]), NEVER)
     (rejected,) = taken.rejected
     assert rejected.rules == ("a", "b")
-    assert [list(shard) for shard in taken.rows.values()] == [[2]]
+    assert list(taken.rows) == [2]
 
 
 @pytest.mark.parametrize("number", [b"1e999", b"-1e999", b"9" * 5_000, b"[%s]" % (b"9" * 5_000)])
 @pytest.mark.parametrize("path", ["n", "n.more"])
 def test_a_number_that_is_too_large_matches_nothing_and_leaves_other_rules_alone(path: str, number: bytes) -> None:
     rules = [CountRule("few", TOPIC, ("k",), 1, 1, ((path, (1.5, None)),)), CountRule("all", TOPIC, ("k",), 1, 1)]
-    taken = TopicIntake(TOPIC, rules).take(0, [Record(b'{"k":"x","n":%s}' % number, 1, 0)], NEVER)
-    assert (taken.rejected, [list(shard) for shard in taken.rows.values()]) == ([], [[1]])
+    taken = TopicIntake(TOPIC, rules).take(0, Records.of([Record(b'{"k":"x","n":%s}' % number, 1, 0)]), NEVER)
+    assert (taken.rejected, list(taken.rows)) == ([], [1])
 
 
 def test_how_deep_a_record_may_nest_does_not_depend_on_who_asks() -> None:
@@ -153,23 +156,23 @@ def test_paths_may_be_the_beginnings_of_others(order: tuple[str, ...]) -> None:
     rules = [CountRule(path, TOPIC, ("k",), 1, 1, ((path, values),)) for path, values in conditions]
     rules += [CountRule(f"key {path}", TOPIC, (path,), 1, 1) for path in order]
     values = [b'{"k":"x","a":{"b":{"c":1}},"a-b":2}', b'{"k":"x","a":{"b":{"c":{"d":3}}},"a-b":2}']
-    taken = [TopicIntake(TOPIC, rules).take(0, [Record(value, 1, 0)], NEVER) for value in values]
-    of = [{number for shard in one.rows.values() for number in shard} & {0, 1, 2} for one in taken]
+    taken = [TopicIntake(TOPIC, rules).take(0, Records.of([Record(value, 1, 0)]), NEVER) for value in values]
+    of = [one.rows.keys() & {0, 1, 2} for one in taken]
     assert of == [{0, 1}, {1, 2}]
 
 
 def test_lateness_is_judged_by_the_partition_in_log_order() -> None:
     intake = TopicIntake(TOPIC, [rule()])
     records = [Record(GOOD, time_ms, offset) for offset, time_ms in enumerate([5_000, 4_000, 3_999, 9_000, 7_999])]
-    taken = intake.take(0, records, NEVER)
+    taken = intake.take(0, Records.of(records), NEVER)
     assert [offset for _, offset in keys(taken)] == [0, 1, 3]
     assert reasons(taken) == [("late", 2), ("late", 4)]
-    assert (taken.highest_ms, taken.lowest_ms) == (9_000, 4_000)
-    assert reasons(intake.take(1, records[:1], NEVER)) == [], "another partition has its own watermark"
+    assert (taken.highest_ms, taken.rows[0].lowest_ms) == (9_000, 4_000)
+    assert reasons(intake.take(1, Records.of(records[:1]), NEVER)) == [], "another partition has its own watermark"
 
 
 def test_a_batch_goes_on_from_the_highest_time_before_it() -> None:
-    taken = TopicIntake(TOPIC, [rule()]).take(0, [Record(GOOD, 3_999, 8), Record(GOOD, 4_000, 9)], 5_000)
+    taken = TopicIntake(TOPIC, [rule()]).take(0, Records.of([Record(GOOD, 3_999, 8), Record(GOOD, 4_000, 9)]), 5_000)
     assert reasons(taken) == [("late", 8)]
     assert taken.highest_ms == 5_000
 
@@ -177,13 +180,13 @@ def test_a_batch_goes_on_from_the_highest_time_before_it() -> None:
 def test_an_event_in_the_future_is_rejected_and_does_not_make_the_rest_late() -> None:
     now = 1_000_000
     records = [Record(GOOD, time_ms, offset, now) for offset, time_ms in enumerate([now, now + 60_000, now + 60_001])]
-    taken = TopicIntake(TOPIC, [rule()]).take(0, [*records, Record(GOOD, now + 59_000, 3, now)], NEVER)
+    taken = TopicIntake(TOPIC, [rule()]).take(0, Records.of([*records, Record(GOOD, now + 59_000, 3, now)]), NEVER)
     assert reasons(taken) == [("future", 2)]
     assert taken.highest_ms == now + 60_000
     free = Topic("products", max_future_ms=None)
-    assert TopicIntake(free, [rule(free)]).take(0, records, NEVER).rejected == []
+    assert TopicIntake(free, [rule(free)]).take(0, Records.of(records), NEVER).rejected == []
     without_arrival = [record._replace(arrival_ms=None) for record in records]
-    assert TopicIntake(TOPIC, [rule()]).take(0, without_arrival, NEVER).rejected == []
+    assert TopicIntake(TOPIC, [rule()]).take(0, Records.of(without_arrival), NEVER).rejected == []
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 from actions.alert import Alert, Evidence
 from actions.message import message_of
 from detection.count import CountEvaluator
+from detection.rows import Rows
 from detection.transitions import Transition
 from scripts.comparison import channels, mailed, must_tell, told
 from scripts.load_orders import PRODUCTS, Order, expected, make_orders
@@ -35,8 +36,9 @@ def transitions(orders: list[Order], shop: Settings, seed: int) -> list[Transiti
     while any(partitions):
         number = turns.randrange(4)
         batch, partitions[number] = partitions[number][:3], partitions[number][3:]
-        evaluator.add(number, [(order.name, order.timestamp_ms, int(order.key)) for order in batch], out)
-    evaluator.advance(ALWAYS, 0, out)
+        if batch:
+            evaluator.add(Rows.of([(order.name, order.timestamp_ms, int(order.key)) for order in batch], number), out)
+    evaluator.advance(0, ALWAYS, 0, out)
     return out
 
 
