@@ -20,9 +20,11 @@ from connectors.epochs import Epochs
 from connectors.partition import Partition
 from connectors.poller import Poller
 from connectors.positions import Place, Position
+from connectors.turns import Turns
 from connectors.workers import PerWorker
 from detection.intake import Rejected, TopicIntake
-from detection.routing import Router, Touched
+from detection.keys import SHARDS
+from detection.routing import Router
 from detection.rows import Batch
 from detection.rules import CountRule, Topic
 from detection.times import iso
@@ -51,7 +53,7 @@ class ShardBatch(NamedTuple):
 class Arrivals(NamedTuple):
     """What one call of a slot gives to the flow.
 
-    `touched`: the shards that `batches` change and that this slot has not named in this epoch yet. `rejected`: (topic,
+    `touched`: the shards that are to be awoken, so that they are written at the end of this epoch. `rejected`: (topic,
     record). `states`: of the slot's partitions as they were when
     the last epoch ended, so that everything before them has been counted when they are looked at.
     """
@@ -77,7 +79,8 @@ class KafkaSource(FixedPartitionedSource[Arrivals, bytes]):
     """Reads the topics of `rules`.
 
     `connect` makes the process's poller. `stopping` ends the input at the next call, `paused` holds it up. `epoch_s`
-    is Bytewax's epoch interval where several workers read, whose epochs are to stay in phase.
+    is Bytewax's epoch interval where several workers read, whose epochs are to stay in phase. `sizes` gives the bytes
+    of each shard's state when it was packed last.
     """
 
     def __init__(
@@ -91,10 +94,13 @@ class KafkaSource(FixedPartitionedSource[Arrivals, bytes]):
         stopping: Callable[[], bool],
         paused: Callable[[], bool],
         epoch_s: float | None = None,
+        sizes: Callable[[], Sequence[int]] = lambda: [0] * SHARDS,
     ) -> None:
         self.topics, self.rules = topics, rules
         self.now_ms, self.monotonic, self.stopping, self.paused = now_ms, monotonic, stopping, paused
-        self._readers = PerWorker(lambda: Reader(connect(), topics, rules, Epochs(epoch_s, stopping), monotonic))
+        self._readers = PerWorker(
+            lambda: Reader(connect(), topics, rules, Epochs(epoch_s, stopping), Turns(sizes), monotonic)
+        )
 
     def list_parts(self) -> list[str]:
         return [f"in{number:02}" for number in range(SLOTS)]
@@ -117,9 +123,10 @@ class Reader:
         topics: Sequence[Topic],
         rules: Sequence[CountRule],
         epochs: Epochs,
+        turns: Turns,
         monotonic: Callable[[], float],
     ) -> None:
-        self.poller, self.epochs = poller, epochs
+        self.poller, self.epochs, self.turns = poller, epochs, turns
         self.intakes = {topic.name: TopicIntake(topic, rules) for topic in topics}
         # One worker has all shards: its rows need not be told apart.
         self.router = Router() if epochs.are_shared else None
@@ -201,6 +208,9 @@ class Slot(StatefulSourcePartition[Arrivals, bytes]):
         self._reader = source.reader()
         self._reader.open_slots += 1
         self._stored: dict[Place, Position] = {}
+        self._first: dict[Place, Position] = {}
+        self._positions: dict[int, dict[Place, Position]] = {}
+        """At the end of each epoch, of those that the source may have to go back to."""
         if state is not None:
             if state.format != _FORMAT:
                 raise ValueError(f"the source's state has format {state.format}; this version of tua reads {_FORMAT}")
@@ -208,7 +218,6 @@ class Slot(StatefulSourcePartition[Arrivals, bytes]):
             self._reader.compare_rules(state)
         self._own: dict[Place, Partition] = {}
         self._epoch_ended = False
-        self._touched = Touched()
         self._epoch = 0
         self._claim(self._reader.poller.counts)
 
@@ -220,6 +229,8 @@ class Slot(StatefulSourcePartition[Arrivals, bytes]):
         self._reader.called(self._number, paused)
         poller = self._reader.poller
         arrivals = Arrivals([], [], [], [])
+        if self._reader.router is None:
+            arrivals.touched.extend(self._reader.turns.due(self._epoch))
         self._claim(poller.counts)
         if self._epoch_ended:
             # Asked for more after a snapshot: the epoch that it ended is durable now.
@@ -244,15 +255,18 @@ class Slot(StatefulSourcePartition[Arrivals, bytes]):
 
     def snapshot(self) -> bytes:
         self._epoch_ended = True
-        self._touched.clear()
-        self._epoch += 1
-        self._reader.epochs.ended(self._epoch)
-        # What was stored for partitions that are not there (yet) is kept.
-        positions = self._stored | {
+        self._positions[self._epoch] = {
             place: (partition.next_offset, partition.highest_ms, partition.topic_id)
             for place, partition in self._own.items()
             if partition.next_offset is not None
         }
+        complete = self._reader.turns.complete_through(self._epoch)
+        for epoch in [epoch for epoch in self._positions if epoch < complete]:
+            del self._positions[epoch]
+        # What was stored for partitions that are not there (yet) is kept.
+        positions = self._stored | self._first | self._positions.get(complete, {})
+        self._epoch += 1
+        self._reader.epochs.ended(self._epoch)
         return msgspec.msgpack.encode(SlotState(_FORMAT, self._reader.versions(), list(positions.items())))
 
     def close(self) -> None:
@@ -280,7 +294,10 @@ class Slot(StatefulSourcePartition[Arrivals, bytes]):
         until_ms = self._reader.until_ms(partition)
         if until_ms is not None and partition.next_ms > until_ms:
             return False
+        place, before = (partition.topic.name, partition.number), partition.highest_ms
         records = partition.take(until_ms)
+        if place not in self._stored and place not in self._first:
+            self._first[place] = (records.offsets[0], before, partition.topic_id)
         topic = partition.topic.name
         taken = self._reader.intakes[topic].take(partition.number, records, partition.highest_ms)
         partition.highest_ms = taken.highest_ms
@@ -288,7 +305,8 @@ class Slot(StatefulSourcePartition[Arrivals, bytes]):
             partition.accepted(self._source.monotonic())
         arrivals.rejected.extend((topic, rejected) for rejected in taken.rejected)
         if taken.rows:
-            self._route(taken.rows, arrivals)
+            next_offset = records.offsets[-1] + 1
+            self._route(Batch(topic, partition.number, partition.topic_id, next_offset, taken.rows), arrivals)
         return True
 
     def _route(self, batch: Batch, arrivals: Arrivals) -> None:
@@ -297,4 +315,4 @@ class Slot(StatefulSourcePartition[Arrivals, bytes]):
             arrivals.batches.extend(ShardBatch(shard, part) for shard, part in parts.items())
             return
         arrivals.batches.append(ShardBatch(_ANY_SHARD, batch))
-        arrivals.touched.extend(self._touched.add(batch))
+        arrivals.touched.extend(self._reader.turns.changed(batch, self._epoch))

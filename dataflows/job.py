@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 import time
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import structlog
@@ -85,7 +86,8 @@ class Job:
         """Whether its worker is the only one."""
         return self._epoch_s is None
 
-    def source(self) -> KafkaSource:
+    def source(self, sizes: Callable[[], Sequence[int]]) -> KafkaSource:
+        """`sizes`: bytes of each shard's state when it was packed last."""
         return KafkaSource(
             self.topics,
             self.rules,
@@ -95,6 +97,7 @@ class Job:
             stopping=self._stop.made,
             paused=lambda: self.dispatcher.full or self.rejected.full,
             epoch_s=self._epoch_s,
+            sizes=sizes,
         )
 
     def _connect(self) -> Poller:

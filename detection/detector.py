@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from detection.count import CountEvaluator
-from detection.keys import SHARDS
+from detection.keys import SHARDS, Key, shard_of
 from detection.rows import Batch, Rows, side_by_side
 from detection.rules import CountRule
 from detection.transitions import Transition
@@ -16,11 +16,15 @@ from detection.watermarks import Watermarks
 _KEPT_AT_LEAST = 4096
 _FORMAT = 3
 
+Reached = dict[tuple[str, int], tuple[str | None, int]]
+"""(topic, partition) -> (log, the offset before which all is counted)."""
+
 
 class _Packed(msgspec.Struct, array_like=True):
     format: int
     number: int
     evaluators: dict[str, bytes]
+    reached: list[tuple[tuple[str, int], tuple[str | None, int]]] = []
 
 
 class Detector:
@@ -35,6 +39,11 @@ class Detector:
             CountEvaluator(rule, max(4 * rule.threshold, _KEPT_AT_LEAST) if thinning else None, shards)
             for rule in rules
         ]
+        self.sizes = [0] * shards
+        """Bytes of each shard when it was packed last."""
+        self._reached: Reached = {}
+        self._ahead: dict[int, Reached] = {}
+        """How far each shard was when it was packed, until all are as far again. See `connectors.turns`."""
 
     @property
     def incomplete(self) -> int:
@@ -45,16 +54,23 @@ class Detector:
         return sum(evaluator.copies for evaluator in self.evaluators)
 
     def add(self, batches: Sequence[Batch], out: list[Transition]) -> None:
-        """Count the rows of batches that came together; append the transitions they caused to `out`."""
+        """Count the rows of batches that came together; append the transitions they caused to `out`.
+
+        After a restart a shard passes over what it had counted before.
+        """
+        if self._ahead:
+            batches = [self._not_yet_counted(batch) for batch in batches]
         ordered: dict[tuple[int, ...], Sequence[Rows]] = {}
         for position, evaluator in enumerate(self.evaluators):
-            parts = [batch[position] for batch in batches if position in batch]
+            parts = [batch.rows[position] for batch in batches if position in batch.rows]
             if parts:
                 same = tuple(map(id, parts))
                 if same not in ordered:
                     ordered[same] = side_by_side(parts)
                 for rows in ordered[same]:
                     evaluator.add(rows, out)
+        for batch in batches:
+            self._reached[batch.topic, batch.partition] = (batch.log, batch.next_offset)
 
     def is_due(self, shard: int, watermarks: Watermarks) -> bool:
         """Whether `advance` would have anything to do."""
@@ -73,7 +89,10 @@ class Detector:
     def pack(self, shard: int) -> bytes:
         """The state of a shard as immutable bytes."""
         evaluators = {_identity(evaluator): evaluator.pack(shard) for evaluator in self.evaluators}
-        return msgspec.msgpack.encode(_Packed(_FORMAT, shard, evaluators))
+        reached = self._reached | self._ahead.get(shard, {})
+        packed = msgspec.msgpack.encode(_Packed(_FORMAT, shard, evaluators, list(reached.items())))
+        self.sizes[shard] = len(packed)
+        return packed
 
     def restore(self, packed: bytes) -> tuple[int, list[Transition]]:
         """Take over the state of a shard that `pack` gave, perhaps under other rules: its number, and what that ended.
@@ -86,6 +105,9 @@ class Detector:
                 f"detection state has format {state.format}; this version of tua reads {_FORMAT}. Go on with the"
                 " version that wrote it, or move the recovery store in state.directory away to start empty"
             )
+        self.sizes[state.number] = len(packed)
+        if state.reached:
+            self._ahead[state.number] = dict(state.reached)
         cancelled: list[Transition] = []
         known = {_identity(evaluator): evaluator for evaluator in self.evaluators}
         for identity, part in state.evaluators.items():
@@ -94,6 +116,33 @@ class Detector:
             else:
                 CountEvaluator.of_another_rule(part).cancel(cancelled)
         return state.number, cancelled
+
+    def _not_yet_counted(self, batch: Batch) -> Batch:
+        """Without the rows that their shards had counted when they were packed."""
+        place = (batch.topic, batch.partition)
+        first = min((rows.offsets[0] for rows in batch.rows.values()), default=batch.next_offset)
+        until: dict[int, int] = {}
+        for shard, reached in list(self._ahead.items()):
+            log, offset = reached.get(place, (None, 0))
+            if log == batch.log and offset > first:
+                until[shard] = offset
+            if log != batch.log or offset <= batch.next_offset:
+                # From now on it is as far as all.
+                reached.pop(place, None)
+                if not reached:
+                    del self._ahead[shard]
+        if not until:
+            return batch
+        columns: dict[int, list[Key | None]] = {}
+        for rows in batch.rows.values():
+            if id(rows.keys) not in columns:
+                columns[id(rows.keys)] = [
+                    None if key is None or offset < until.get(shard_of(key), 0) else key
+                    for key, offset in zip(rows.keys, rows.offsets, strict=True)
+                ]
+        return batch._replace(
+            rows={number: rows._replace(keys=columns[id(rows.keys)]) for number, rows in batch.rows.items()}
+        )
 
 
 def _identity(evaluator: CountEvaluator) -> str:

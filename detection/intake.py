@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from detection.matching import BatchMatcher, compile_event_id, compile_event_time, compile_rule, fields_of
-from detection.rows import Batch, Rows
+from detection.rows import Rows
 from detection.rules import CountRule, Topic
 from detection.times import LAST_MS
 from detection.watermarks import NEVER
@@ -82,7 +82,7 @@ class Taken(msgspec.Struct):
     """
 
     highest_ms: int
-    rows: Batch
+    rows: dict[int, Rows]
     rejected: list[Rejected]
     accepted: int
 
@@ -118,7 +118,7 @@ class TopicIntake:
         """Judge records in log order. `highest_ms` is the highest accepted timestamp before them, or NEVER."""
         rejected: list[Rejected] = []
         judged = self._all_accepted(records, highest_ms) or self._judge(partition, records, highest_ms, rejected)
-        rows: Batch = {}
+        rows: dict[int, Rows] = {}
         if judged.events:
             ids = None if self._id_of is None else list(map(self._id_of, judged.events))
             for match, alike in self._matchers.values():

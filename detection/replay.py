@@ -10,6 +10,7 @@ import msgspec
 
 from detection.detector import Detector
 from detection.intake import Record, Records, Rejected, TopicIntake
+from detection.rows import Batch
 from detection.rules import CountRule, Topic
 from detection.transitions import Transition
 from detection.watermarks import ENDED, NEVER, PartitionState, Watermarks
@@ -59,7 +60,7 @@ def replay(
             left[place] -= len(batch)
             for rejected in taken.rejected:
                 on_rejected(topic, rejected)
-            detector.add([taken.rows], transitions)
+            detector.add([Batch(topic, partition, None, batch[-1].offset + 1, taken.rows)], transitions)
             for position, of_rule in taken.rows.items():
                 matched[rules[position].name] += sum(key is not None for key in of_rule.keys)
             index, partitions = watermarks_index[place]

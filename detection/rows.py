@@ -45,8 +45,17 @@ class Rows(NamedTuple):
         return Rows(pick(self.keys), pick(self.times), pick(self.offsets), self.partition, ids, self.lowest_ms)
 
 
-Batch = dict[int, Rows]
-"""Position of a rule -> rows for it."""
+class Batch(NamedTuple):
+    """What some records of a partition, those before `next_offset`, bring to count: position of a rule -> its rows.
+
+    `log` tells topics of the same name apart, of which one was deleted; None where that is not known.
+    """
+
+    topic: str
+    partition: int
+    log: str | None
+    next_offset: int
+    rows: dict[int, Rows]
 
 
 def side_by_side(parts: Sequence[Rows]) -> Sequence[Rows]:

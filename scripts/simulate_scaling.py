@@ -28,6 +28,7 @@ from connectors.source import SLOTS
 from detection.detector import Detector
 from detection.intake import Record, TopicIntake
 from detection.keys import SHARDS, shard_of
+from detection.rows import Batch
 from detection.rules import CountRule, Topic
 from detection.watermarks import NEVER
 
@@ -170,7 +171,7 @@ def measure_state(events_per_key: int) -> State:
     for records in _records(events_per_key):
         taken = intake.take(0, records, highest_ms)
         highest_ms = taken.highest_ms
-        detector.add([taken.rows], [])
+        detector.add([Batch("orders", 0, None, records[-1].offset + 1, taken.rows)], [])
     packed = [detector.pack(number) for number in range(SHARDS)]
     began = time.perf_counter()
     restored = Detector(rules)

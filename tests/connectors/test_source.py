@@ -26,7 +26,7 @@ class Brokers:
         self.waits = 0
 
     def add(self, topic: str, number: int, position: Position | None) -> Partition:
-        partition = self.partitions[topic, number] = Partition(TOPIC, number, 0, NEVER, None, 0.0)
+        partition = self.partitions[topic, number] = Partition(TOPIC, number, *(position or (0, NEVER, None)), 0.0)
         return partition
 
     def fill(self, number: int, *times: int) -> None:
@@ -55,7 +55,7 @@ def slots(brokers: Brokers, paused: bool = False) -> list[Slot]:
 
 
 def passed_on(found: list[list[Arrivals]]) -> list[int]:
-    return [batch[0].partition for arrivals in found for item in arrivals for _, batch in item.batches]
+    return [batch.partition for arrivals in found for item in arrivals for _, batch in item.batches]
 
 
 def test_what_is_new_does_not_wait_behind_a_backlog_of_the_same_slot() -> None:

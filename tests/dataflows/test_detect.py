@@ -6,7 +6,7 @@ import pytest
 from connectors.source import Arrivals, ShardBatch
 from dataflows.detect import Detection, Tick, Wake, shard_name
 from detection.keys import SHARDS, shard_of
-from detection.rows import Rows
+from detection.rows import Batch, Rows
 from detection.rules import CountRule, Topic
 from detection.watermarks import PartitionState
 
@@ -20,7 +20,7 @@ def detection(*rules: CountRule) -> Detection:
 
 
 def batch(*rows: tuple[str, int, int], rule: int = 0) -> ShardBatch:
-    return ShardBatch(SHARD, {rule: Rows.of(rows, lowest_ms=0)})
+    return ShardBatch(SHARD, Batch("products", 0, None, rows[-1][2] + 1, {rule: Rows.of(rows, lowest_ms=0)}))
 
 
 def at(highest_ms: int) -> Tick:

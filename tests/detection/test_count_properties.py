@@ -13,7 +13,7 @@ from detection.count import CountEvaluator
 from detection.detector import Detector
 from detection.intake import Record, Records, TopicIntake
 from detection.keys import SHARDS
-from detection.rows import Rows
+from detection.rows import Batch, Rows
 from detection.rules import CountRule, Topic
 from detection.transitions import Transition
 from detection.watermarks import ENDED, NEVER, PartitionState, Watermarks
@@ -67,9 +67,11 @@ class Run:
         return detector
 
     def take(self, partition: int, records: list[Record]) -> None:
+        if not records:
+            return
         taken = self.intake.take(partition, Records.of(records), self.highest[partition])
         self.highest[partition] = taken.highest_ms
-        self.detector.add([taken.rows], self.out)
+        self.detector.add([Batch("t", partition, None, records[-1].offset + 1, taken.rows)], self.out)
 
     def advance(self, *, ended: bool = False) -> None:
         for partition, highest in self.highest.items():

@@ -1,0 +1,83 @@
+"""Which shards are written at the end of an epoch, and from where on the source must be able to read again.
+
+Bytewax writes the state of a shard whole, and of each shard that was awoken in an epoch. Where there is much state, all
+of it once a second would be all that the job does. So shards take turns: in an epoch as many are awoken as a budget
+allows, those first that have waited longest. The source keeps its position as of the end of the oldest epoch that the
+shards lack something of. After a crash it reads again from there, and a shard passes over what it had counted already
+(`Detector.add`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from detection.keys import SHARDS, shard_of
+from detection.rows import Batch
+
+_MOST_BYTES = 10_000_000
+"""In one epoch. It takes about a tenth of a second to pack and write so much."""
+_LEAST_BYTES = 1_000_000
+_BYTES_PER_ROW = 100
+"""What an epoch may cost beyond the least. Little is written while little comes: it is read again in no time."""
+_EPOCHS = 300
+"""About the longest that a shard waits for its turn; what it lacks must still be on Kafka."""
+_FEW = 256
+_ALL = frozenset(range(SHARDS))
+
+
+class Turns:
+    """Those of one worker that has all shards. `sizes` gives the bytes of each when it was packed last.
+
+    Epochs are numbered from 0 at the start; each slot counts its own, and they may differ by one for a moment.
+    """
+
+    def __init__(self, sizes: Callable[[], Sequence[int]]) -> None:
+        self._sizes = sizes
+        self._epoch = -1
+        self._awoken: set[int] = set()
+        self._lack: dict[int, int] = {}
+        """Shard -> the epoch through which its last snapshot has everything."""
+        self._budget = self._rows = 0
+
+    def due(self, epoch: int) -> list[int]:
+        """The shards whose turn has come, to be awoken in this epoch. Not empty but for the first call in an epoch."""
+        if epoch <= self._epoch:
+            return []
+        sizes = self._sizes()
+        least = max(_LEAST_BYTES, sum(sizes) // _EPOCHS)
+        self._budget = max(least, min(_MOST_BYTES, least + self._rows * _BYTES_PER_ROW))
+        self._epoch, self._rows = epoch, 0
+        self._awoken.clear()
+        return self._awake(sorted(self._lack, key=self._lack.__getitem__), sizes)
+
+    def changed(self, batch: Batch, epoch: int) -> list[int]:
+        """Rows are on their way in a slot's `epoch`; the shards of them that are to be awoken in it."""
+        shards = self._shards(batch) - self._awoken
+        if not shards:
+            return []
+        now = self._awake(shards - self._lack.keys(), self._sizes()) if epoch == self._epoch else []
+        for shard in shards - self._awoken:
+            self._lack[shard] = min(epoch - 1, self._lack.get(shard, epoch))
+        return now
+
+    def complete_through(self, epoch: int) -> int:
+        """The last epoch, not after this one, of which no shard's snapshot lacks anything."""
+        return min(self._lack.values(), default=epoch)
+
+    def _awake(self, shards: Iterable[int], sizes: Sequence[int]) -> list[int]:
+        found: list[int] = []
+        for shard in shards:
+            if self._budget <= 0:
+                break
+            self._budget -= sizes[shard]
+            self._lack.pop(shard, None)
+            found.append(shard)
+        self._awoken.update(found)
+        return found
+
+    def _shards(self, batch: Batch) -> frozenset[int]:
+        columns = {id(rows.keys): rows.keys for rows in batch.rows.values()}
+        self._rows += sum(map(len, columns.values()))
+        if self._rows > _FEW:
+            return _ALL
+        return frozenset(shard_of(key) for keys in columns.values() for key in keys if key is not None)

@@ -1,0 +1,204 @@
+"""Shards that are written in turns: after any crash source and shards together have everything once."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+
+import msgspec
+import pytest
+
+from connectors.source import Arrivals, KafkaSource, Slot, SlotState
+from connectors.turns import Turns
+from dataflows.detect import Detect, Detection, Wake
+from detection.intake import Record, Records
+from detection.keys import SHARDS, shard_of
+from detection.rows import Batch, Rows
+from detection.rules import CountRule, Topic
+from detection.transitions import Transition
+from detection.watermarks import NEVER
+from scripts.ground_truth import episodes
+from tests.connectors.test_source import Brokers
+
+PARTITIONS, KEYS = 3, 24
+TOPIC = Topic("products", lateness_ms=50)
+RULE = CountRule("hot", TOPIC, ("name",), 4, 100)
+SIZE = 400_000
+
+
+def batch(*keys: str, offset: int = 0) -> Batch:
+    rows = Rows(keys, [0] * len(keys), range(offset, offset + len(keys)))
+    return Batch("products", 0, None, offset + len(keys), {0: rows})
+
+
+def test_little_state_is_written_in_each_epoch_in_which_it_changed() -> None:
+    turns = Turns(lambda: [1_000] * SHARDS)
+    for epoch in range(3):
+        assert turns.due(epoch) == []
+        assert turns.changed(batch("Nokia", "iPad"), epoch) == sorted({shard_of("Nokia"), shard_of("iPad")})
+        assert turns.changed(batch("Nokia"), epoch) == [], "once is enough"
+        assert turns.complete_through(epoch) == epoch
+
+
+def test_much_state_is_written_by_and_by_and_the_source_stays_behind_until_then() -> None:
+    turns = Turns(lambda: [SIZE] * SHARDS)
+    turns.due(0)
+    many = batch(*(f"product {number}" for number in range(1_000)))
+    written = turns.changed(many, 0)
+    assert 0 < len(written) < SHARDS
+    assert turns.complete_through(0) == -1
+    waited = 0
+    while turns.complete_through(waited) != waited:
+        waited += 1
+        now = turns.due(waited)
+        assert now, "it goes on when nothing comes any more"
+        assert not set(now) & set(written)
+        written += now
+    assert sorted(written) == list(range(SHARDS))
+
+
+def test_rows_that_a_slot_brings_late_in_the_epoch_before_are_not_taken_for_written() -> None:
+    turns = Turns(lambda: [0] * SHARDS)
+    turns.due(5)
+    shard = shard_of("Nokia")
+    turns.changed(batch("Nokia"), 4)
+    assert turns.complete_through(5) == 3
+    assert turns.due(6) == [shard]
+    assert turns.complete_through(6) == 6
+
+
+def test_a_partition_is_read_from_where_it_began_if_its_records_lie_in_shards_that_are_not_written_yet() -> None:
+    """Not from what was committed to the group: that is where the job is."""
+    brokers = Brokers(1)
+    source = KafkaSource(
+        [TOPIC], [RULE], lambda: brokers, now_ms=lambda: 0, monotonic=lambda: 0.0, stopping=lambda: False,
+        paused=lambda: False, sizes=lambda: [SIZE] * SHARDS,
+    )  # type: ignore[arg-type, return-value]  # fmt: skip
+    own = [source.build_part("kafka", name, None) for name in source.list_parts()]
+    brokers.partitions["products", 0].end_is(0, 0.0, 0.0)
+    values = [Record(b'{"name":"product %d"}' % number, 5, 70 + number) for number in range(1_000)]
+    brokers.partitions["products", 0].arrived(Records.of(values), 10, 0.0)
+    assert sum(len(slot.next_batch()) for slot in own) == 1
+    states = [msgspec.msgpack.decode(slot.snapshot(), type=SlotState) for slot in own]
+    assert [state.positions for state in states if state.positions] == [[(("products", 0), (70, NEVER, None))]]
+
+
+class Job:
+    """The flow of one worker in memory: slots, detection, epochs, a store, crashes."""
+
+    def __init__(self, seed: int) -> None:
+        self.chance = random.Random(seed)
+        self.logs: list[list[tuple[str, int]]] = [[] for _ in range(PARTITIONS)]
+        self.positions: dict[str, bytes] = {}
+        self.shards: dict[int, bytes] = {}
+        self.told: dict[tuple[str, int], Transition] = {}
+        self.writes = self.behind = 0
+        self.start()
+
+    def start(self) -> None:
+        self.brokers = Brokers(PARTITIONS)
+        self.detection = Detection([RULE], [TOPIC], 0, alone=True)
+        source = KafkaSource(
+            [TOPIC], [RULE], lambda: self.brokers, now_ms=lambda: 0, monotonic=lambda: 0.0, stopping=lambda: False,
+            paused=lambda: False, sizes=lambda: [SIZE] * SHARDS,
+        )  # type: ignore[arg-type, return-value]  # fmt: skip
+        self.steps = {shard: self.detection.detect(packed) for shard, packed in self.shards.items()}
+        self.slots: dict[str, Slot] = {}
+        for name in source.list_parts():
+            self.slots[name] = source.build_part("kafka", name, self.positions.get(name))
+        self.read = dict.fromkeys(range(PARTITIONS), 0)
+        for (_, number), partition in self.brokers.partitions.items():
+            self.read[number] = partition.next_offset or 0
+            partition.end_is(0, 0.0, 0.0)
+        self.epoch = dict.fromkeys(self.slots, 0)
+        self.ended = 0
+        self.items: dict[int, list[Arrivals]] = defaultdict(list)
+        self.new_positions: dict[int, dict[str, bytes]] = defaultdict(dict)
+
+    def produce(self, now_ms: int) -> None:
+        for _ in range(self.chance.randint(0, 40)):
+            key = self.chance.randrange(KEYS)
+            self.logs[key % PARTITIONS].append((f"product {key}", now_ms - self.chance.randint(0, 50)))
+
+    def round(self, *, ends: bool) -> None:
+        """Each slot is asked for more; when the epoch `ends`, some are asked once more before theirs does."""
+        for number, partition in self.brokers.partitions.items():
+            log, at = self.logs[number[1]], self.read[number[1]]
+            upto = self.chance.randint(at, len(log))
+            if upto > at:
+                values = [
+                    Record(b'{"name":"%s"}' % key.encode(), time, offset)
+                    for offset, (key, time) in enumerate(log[at:upto], at)
+                ]
+                partition.arrived(Records.of(values), 10, 0.0)
+                self.read[number[1]] = upto
+        for name, slot in self.slots.items():
+            self.items[self.epoch[name]] += slot.next_batch()
+            is_last = self.epoch[name] == self.ended and self.chance.random() < 0.5
+            if ends and not is_last:
+                self.new_positions[self.epoch[name]][name] = slot.snapshot()
+                self.epoch[name] += 1
+        if ends:
+            for name, slot in self.slots.items():
+                if self.epoch[name] == self.ended:
+                    self.items[self.epoch[name]] += slot.next_batch()
+                    self.new_positions[self.epoch[name]][name] = slot.snapshot()
+                    self.epoch[name] += 1
+            self.end_epoch()
+
+    def end_epoch(self) -> None:
+        """What all slots brought in the epoch is counted; then what was awoken is written."""
+        arrivals, awoken = self.items.pop(self.ended), set[int]()
+        work = [item for one in arrivals for item in one.batches]
+        if work:
+            self.tell(self.step(0).on_batch(work)[0])
+        awoken |= {shard for one in arrivals for shard in one.touched}
+        for one in arrivals:
+            for tick in self.detection.ticks(one):
+                due: list[Wake] = list(self.detection.clock(None).on_batch([tick])[0])
+                for wake in due:
+                    awoken.add(wake.shard)
+                    self.tell(self.step(wake.shard).on_batch([wake])[0])
+        self.positions = self.new_positions.pop(self.ended)
+        for shard in awoken | ({0} if work else set()):
+            self.step(shard)._shard = shard
+            self.shards[shard] = self.step(shard).snapshot()
+            self.writes += 1
+        self.ended += 1
+
+    def step(self, shard: int) -> Detect:
+        if shard not in self.steps:
+            self.steps[shard] = self.detection.detect(None)
+        return self.steps[shard]
+
+    def tell(self, transitions: list[Transition]) -> None:
+        for transition in transitions:
+            before = self.told.setdefault((transition.alert_id, transition.sequence), transition)
+            assert before == transition, "what is told again is the same"
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_after_crashes_each_episode_is_told_once_with_its_true_facts(seed: int) -> None:
+    job = Job(seed)
+    now_ms = 1_000
+    for _ in range(60):
+        now_ms += 10
+        job.produce(now_ms)
+        job.round(ends=job.chance.random() < 0.4)
+        if job.chance.random() < 0.1:
+            job.behind += len(job.shards) > 0
+            job.start()
+    for number, log in enumerate(job.logs):
+        log.append((f"end {number}", now_ms + 10_000))
+    for _ in range(80):
+        job.round(ends=True)
+    truth = set()
+    for key in range(KEYS):
+        times = [time for name, time in job.logs[key % PARTITIONS] if name == f"product {key}"]
+        truth |= {(f"product {key}", *episode) for episode in episodes(times, RULE.window_ms, RULE.threshold)}
+    ends = [
+        (of.key[0], of.opened_at_ms, of.resolves_at_ms, of.peak, of.events)
+        for of in job.told.values()
+        if of.status == "resolved" and of.merged_into is None
+    ]
+    assert sorted(ends) == sorted(truth)
