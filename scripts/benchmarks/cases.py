@@ -25,6 +25,7 @@ class Case:
     rules: int = 1
     partitions: int = 4
     hot: float | None = None
+    spread: bool = False
     disorder_ms: int = 0
     processes: int = 1
     recovery: bool = True
@@ -39,6 +40,7 @@ class Case:
             partitions=self.partitions,
             pace=self.pace or max(1, self.products * 8 // 5),
             hot=self.hot,
+            spread=self.spread,
             disorder_ms=self.disorder_ms,
             message_bytes=self.message_bytes,
         )
@@ -63,6 +65,8 @@ CASES = (
     Case("partitions-1", partitions=1),
     Case("partitions-16", partitions=16),
     Case("partitions-4-hot", hot=0.9),
+    # The orders of a product on all partitions, as without a key: an episode is found from several of them.
+    Case("partitions-4-spread", spread=True),
     Case("disorder-5s", disorder_ms=5_000),
     Case("processes-2", processes=2),
     Case("processes-2-keys-100000", products=100_000, processes=2),

@@ -60,9 +60,10 @@ class Alert(NamedTuple):
 class Orders:
     """How a topic is filled.
 
-    `pace` is orders a second in event time. `hot` is the share of partition 0; None shares equally. Each order's time
-    is up to `disorder_ms` before what the pace says. `message_bytes` pads the values to that size; None leaves them
-    as they are, of about 75 bytes.
+    `pace` is orders a second in event time. An order's partition is its product's, as with a producer that has the
+    product as its key; with `spread` or `hot` it is any, and `hot` is the share of partition 0. Each order's time is up
+    to `disorder_ms` before what the pace says. `message_bytes` pads the values to that size; None leaves them as they
+    are, of about 75 bytes.
 
     Product by chance; one message in 20 is a delete, which does not count. At the end of each partition lie orders
     of a product of its own, of which the last opens an alert by the shipped rule: when it is told, all of the
@@ -75,6 +76,7 @@ class Orders:
     partitions: int = 4
     pace: int = 1_600
     hot: float | None = None
+    spread: bool = False
     disorder_ms: int = 0
     message_bytes: int | None = None
     longest_window_ms: int = 30_000
@@ -102,6 +104,8 @@ class Orders:
             shares[:] = (1 - self.hot) / (self.partitions - 1)
             shares[0] = self.hot
         places = chance.choice(self.partitions, self.count, p=shares).astype(np.int64)
+        if self.hot is None and not self.spread:
+            places = np.where(products == _NO_ORDER, places, products % self.partitions)
         last_ms = start_ms + self.duration_ms
         over_ms = last_ms + self.longest_window_ms + LATENESS_MS + 1_000
         ends = range(self.partitions)
