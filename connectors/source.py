@@ -17,14 +17,13 @@ import structlog
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from connectors.epochs import Epochs
+from connectors.exchange import Exchange, ShardBatch
 from connectors.partition import Partition
 from connectors.poller import Poller
 from connectors.positions import Place, Position
 from connectors.turns import Turns
 from connectors.workers import PerWorker
 from detection.intake import Rejected, TopicIntake
-from detection.keys import SHARDS
-from detection.routing import Router
 from detection.rows import Batch
 from detection.rules import CountRule, Topic
 from detection.times import iso
@@ -38,16 +37,8 @@ SLOTS = 16
 _IDLE_S = 0.005
 _PLENTY_BYTES = 2 * 1024 * 1024
 """With so much waiting none is asked for: what lies longer has left the processor's cache when its turn comes."""
-_ANY_SHARD = 0
 _BATCHES = 8
 """At most in one call: an item for the flow costs the same whatever is in it."""
-
-
-class ShardBatch(NamedTuple):
-    """Rows on their way to the worker that has `shard`. Where one worker has them all, those of other shards too."""
-
-    shard: int
-    batch: Batch
 
 
 class Arrivals(NamedTuple):
@@ -94,12 +85,13 @@ class KafkaSource(FixedPartitionedSource[Arrivals, bytes]):
         stopping: Callable[[], bool],
         paused: Callable[[], bool],
         epoch_s: float | None = None,
-        sizes: Callable[[], Sequence[int]] = lambda: [0] * SHARDS,
+        exchange: Exchange,
+        sizes: Callable[[], Sequence[int]],
     ) -> None:
         self.topics, self.rules = topics, rules
         self.now_ms, self.monotonic, self.stopping, self.paused = now_ms, monotonic, stopping, paused
         self._readers = PerWorker(
-            lambda: Reader(connect(), topics, rules, Epochs(epoch_s, stopping), Turns(sizes), monotonic)
+            lambda: Reader(connect(), topics, rules, Epochs(epoch_s, stopping), Turns(sizes), exchange, monotonic)
         )
 
     def list_parts(self) -> list[str]:
@@ -124,12 +116,11 @@ class Reader:
         rules: Sequence[CountRule],
         epochs: Epochs,
         turns: Turns,
+        exchange: Exchange,
         monotonic: Callable[[], float],
     ) -> None:
-        self.poller, self.epochs, self.turns = poller, epochs, turns
+        self.poller, self.epochs, self.turns, self.exchange = poller, epochs, turns, exchange
         self.intakes = {topic.name: TopicIntake(topic, rules) for topic in topics}
-        # One worker has all shards: its rows need not be told apart.
-        self.router = Router() if epochs.are_shared else None
         self.open_slots = 0
         self.worked = True
         self._asked: set[int] = set()
@@ -229,8 +220,7 @@ class Slot(StatefulSourcePartition[Arrivals, bytes]):
         self._reader.called(self._number, paused)
         poller = self._reader.poller
         arrivals = Arrivals([], [], [], [])
-        if self._reader.router is None:
-            arrivals.touched.extend(self._reader.turns.due(self._epoch))
+        arrivals.touched.extend(self._reader.turns.due(self._epoch))
         self._claim(poller.counts)
         if self._epoch_ended:
             # Asked for more after a snapshot: the epoch that it ended is durable now.
@@ -306,13 +296,7 @@ class Slot(StatefulSourcePartition[Arrivals, bytes]):
         arrivals.rejected.extend((topic, rejected) for rejected in taken.rejected)
         if taken.rows:
             next_offset = records.offsets[-1] + 1
-            self._route(Batch(topic, partition.number, partition.topic_id, next_offset, taken.rows), arrivals)
+            batch = Batch(topic, partition.number, partition.topic_id, next_offset, taken.rows)
+            arrivals.batches.extend(self._reader.exchange.split(batch))
+            arrivals.touched.extend(self._reader.turns.changed(batch, self._epoch))
         return True
-
-    def _route(self, batch: Batch, arrivals: Arrivals) -> None:
-        if self._reader.router is not None:
-            parts = self._reader.router.split(batch)
-            arrivals.batches.extend(ShardBatch(shard, part) for shard, part in parts.items())
-            return
-        arrivals.batches.append(ShardBatch(_ANY_SHARD, batch))
-        arrivals.touched.extend(self._reader.turns.changed(batch, self._epoch))

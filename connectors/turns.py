@@ -26,7 +26,7 @@ _ALL = frozenset(range(SHARDS))
 
 
 class Turns:
-    """Those of one worker that has all shards. `sizes` gives the bytes of each when it was packed last.
+    """Those of one worker. `sizes` gives the bytes of each shard when it was packed last, 0 where that is not known.
 
     Epochs are numbered from 0 at the start; each slot counts its own, and they may differ by one for a moment.
     """
@@ -65,11 +65,13 @@ class Turns:
         return min(self._lack.values(), default=epoch)
 
     def _awake(self, shards: Iterable[int], sizes: Sequence[int]) -> list[int]:
+        known = [size for size in sizes if size]
+        usual = sum(known) // max(1, len(known))
         found: list[int] = []
         for shard in shards:
             if self._budget <= 0:
                 break
-            self._budget -= sizes[shard]
+            self._budget -= sizes[shard] or usual  # of one that another worker has, nothing is known
             self._lack.pop(shard, None)
             found.append(shard)
         self._awoken.update(found)

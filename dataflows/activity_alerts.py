@@ -19,7 +19,7 @@ from dataflows.job import Job
 from dataflows.outbox import OutboxSink
 
 job = Job.prepare()
-detection = Detection(job.rules, job.topics, job.settings.state.retention_ms, alone=job.is_alone)
+detection = Detection(job.rules, job.topics, job.settings.state.retention_ms, job.exchange)
 
 flow = Dataflow("activity_alerts")
 arrivals = op.input("kafka", flow, job.source(lambda: detection.detector.sizes))
@@ -28,7 +28,7 @@ op.output("to_rejected", op.flat_map("rejected", arrivals, to_reject), job.rejec
 
 rows = op.key_on("rows_key", op.flat_map("rows", arrivals, work), shard_name)
 news = op.key_on("ticks_key", op.flat_map("ticks", arrivals, detection.ticks), shard_name)
-due = op.stateful_batch("clock", news, detection.clock)
+due = op.key_on("due_key", op.key_rm("due", op.stateful_batch("clock", news, detection.clock)), shard_name)
 transitions = op.stateful_batch("detect", op.merge("work", rows, due), detection.detect)
 
 op.output("outbox", op.key_rm("transitions", transitions), OutboxSink(job))

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 from bytewax.operators import StatefulBatchLogic
 from prometheus_client import Counter
 
-from connectors.source import Arrivals, ShardBatch
+from connectors.exchange import SHARD_NAMES, Exchange, ShardBatch
+from connectors.source import Arrivals
 from connectors.workers import PerWorker
 from detection.detector import Detector
-from detection.keys import SHARDS
 from detection.rules import CountRule, Topic
 from detection.transitions import Transition
 from detection.watermarks import PartitionState, Watermarks
@@ -49,15 +49,16 @@ class Touch(NamedTuple):
 class Detection:
     """Builds the logics of the `clock` and the `detect` step, which share the detector and watermarks of a worker.
 
-    A key goes to the same worker in both steps. `alone`: there is one worker, which has all shards.
+    A key goes to the same worker in both steps.
     """
 
     def __init__(
-        self, rules: Sequence[CountRule], topics: Sequence[Topic], retention_ms: int, *, alone: bool = False
+        self, rules: Sequence[CountRule], topics: Sequence[Topic], retention_ms: int, exchange: Exchange
     ) -> None:
-        self._alone = alone
+        self._exchange = exchange
         self._watermarks = PerWorker(lambda: Watermarks(topics, retention_ms))
         self._detectors = PerWorker(lambda: Detector(rules))
+        self._first: PerWorker[dict[int, int]] = PerWorker(dict)
         self._counted: PerWorker[collections.Counter[Counter]] = PerWorker(collections.Counter)
 
     @property
@@ -77,12 +78,16 @@ class Detection:
         counted.update(now - counted)
 
     def ticks(self, arrivals: Arrivals) -> list[Tick]:
-        """The partitions' states for every worker: there is no broadcast, and a shard's key finds its worker."""
-        return [Tick(shard, arrivals.states) for shard in range(1 if self._alone else SHARDS) if arrivals.states]
+        """The partitions' states for every worker: there is no broadcast, and the key of a carrier finds its worker."""
+        return [Tick(carrier, arrivals.states) for carrier in self._exchange.shards] if arrivals.states else []
 
-    def told_by(self, tick: Tick) -> Iterable[int]:
-        """The shards that a tick is about."""
-        return range(SHARDS) if self._alone else (tick.shard,)
+    def shards_with(self, carrier: int) -> Iterable[int]:
+        """The shards of a carrier's worker."""
+        return self._exchange.shards[carrier]
+
+    def given(self, shard: int) -> None:
+        """This worker was given a shard; raises RuntimeError if it can't have it."""
+        self._exchange.check(shard, self._first.get().setdefault(0, shard))
 
     def clock(self, _state: None) -> Clock:
         return Clock(self)
@@ -102,8 +107,8 @@ class Clock(StatefulBatchLogic[Tick, Wake, None]):
         for tick in values:
             for state in tick.states:
                 watermarks.update(state)
-        detector = self._detection.detector
-        due = [Wake(shard) for shard in self._detection.told_by(values[0]) if detector.is_due(shard, watermarks)]
+        detector, own = self._detection.detector, self._detection.shards_with(values[0].shard)
+        due = [Wake(shard) for shard in own if detector.is_due(shard, watermarks)]
         return due, StatefulBatchLogic.DISCARD
 
     def snapshot(self) -> None:
@@ -115,14 +120,17 @@ class Detect(StatefulBatchLogic[Any, Transition, bytes]):
 
     def __init__(self, detection: Detection, state: bytes | None) -> None:
         self._detection = detection
-        self._shard = 0
+        self._shard: int | None = None
         self._cancelled: list[Transition] = []
         if state is not None:
             self._shard, self._cancelled = detection.detector.restore(state)
+            detection.given(self._shard)
 
     def on_batch(self, values: list[ShardBatch | Wake | Touch]) -> tuple[Iterable[Transition], bool]:
         # Which shard this is, is told by what comes: Bytewax does not tell a logic its key.
-        self._shard = values[0].shard
+        if self._shard is None:
+            self._shard = values[0].shard
+            self._detection.given(self._shard)
         detector = self._detection.detector
         transitions: list[Transition] = []
         detector.add([value.batch for value in values if isinstance(value, ShardBatch)], transitions)
@@ -139,6 +147,7 @@ class Detect(StatefulBatchLogic[Any, Transition, bytes]):
         return dt.datetime.now(dt.UTC) if self._cancelled else None
 
     def snapshot(self) -> bytes:
+        assert self._shard is not None  # there is no logic before there is something for it
         return self._detection.detector.pack(self._shard)
 
 
@@ -148,5 +157,5 @@ def work(arrivals: Arrivals) -> list[ShardBatch | Touch]:
 
 
 def shard_name(item: ShardBatch | Tick | Wake | Touch) -> str:
-    """The key of a shard in the flow; part of the recovery format."""
-    return f"s{item.shard:02}"
+    """The key of an item in the flow."""
+    return SHARD_NAMES[item.shard]

@@ -15,12 +15,13 @@ from actions.delivery.dispatcher import Dispatcher
 from actions.delivery.store import OutboxError
 from actions.registry import ACTION_TYPES
 from connectors.client import PropertyError, Stopped, check_properties, wait_for_brokers
+from connectors.exchange import Exchange
 from connectors.poller import Poller
 from connectors.publisher import Publisher
 from connectors.rejected import RejectedSink
 from connectors.source import KafkaSource
 from connectors.topics import TopicError, ensure_topics
-from dataflows.epoch_interval import epoch_interval_s
+from dataflows.cluster import Cluster
 from dataflows.logs import configure_logs
 from dataflows.started import tell_supervisor
 from dataflows.state_directory import StateDirectory, StateDirectoryError
@@ -45,7 +46,8 @@ class Job:
         self.publisher = Publisher(settings.kafka)
         self.rejected = RejectedSink(settings.kafka)
         self.dispatcher = Dispatcher(settings, self.publisher.publish, now_ms=self.clock.now_ms)
-        self._epoch_s = epoch_interval_s(sys.argv)
+        self._cluster = Cluster.of(sys.argv)
+        self.exchange = Exchange(self._cluster.workers)
         self._partitions: dict[str, int] = {}
         self._topic_ids: dict[str, str] = {}
 
@@ -81,11 +83,6 @@ class Job:
         stop.ends_until_flow(job.close)
         return job
 
-    @property
-    def is_alone(self) -> bool:
-        """Whether its worker is the only one."""
-        return self._epoch_s is None
-
     def source(self, sizes: Callable[[], Sequence[int]]) -> KafkaSource:
         """`sizes`: bytes of each shard's state when it was packed last."""
         return KafkaSource(
@@ -96,7 +93,8 @@ class Job:
             monotonic=time.monotonic,
             stopping=self._stop.made,
             paused=lambda: self.dispatcher.full or self.rejected.full,
-            epoch_s=self._epoch_s,
+            epoch_s=self._cluster.epoch_s if self._cluster.workers > 1 else None,
+            exchange=self.exchange,
             sizes=sizes,
         )
 

@@ -8,15 +8,14 @@ import shutil
 import sqlite3
 import stat
 import tempfile
-from argparse import ArgumentParser
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
 
 import structlog
 from bytewax.recovery import init_db_dir
 
+from dataflows.cluster import Cluster
 from dataflows.recovery_part import MAX_PARTS, make_part, parts_in
 
 log = structlog.get_logger()
@@ -57,9 +56,9 @@ class StateDirectory:
 
         The processes of a cluster (`-a`) share it, each under its own number.
         """
-        cluster = _cluster(argv)
+        cluster = Cluster.of(argv)
         try:
-            if cluster is None:
+            if not cluster.addresses:
                 self._hold("lock", fcntl.LOCK_EX, "")
             else:
                 self._hold("lock", fcntl.LOCK_SH, "")
@@ -73,12 +72,12 @@ class StateDirectory:
         A cluster over several hosts has a part on each (`PARTS_VARIABLE`). Raises StateDirectoryError for a store that
         is damaged, and for several hosts without that variable.
         """
-        cluster = _cluster(argv)
-        if cluster is not None and (cluster.is_spread or PARTS_VARIABLE in os.environ):
+        cluster = Cluster.of(argv)
+        if cluster.addresses and (cluster.is_spread or PARTS_VARIABLE in os.environ):
             self._prepare_part(cluster, _parts_of_set(cluster))
             return
         if self.recovery.exists():
-            if cluster is None and not _is_whole(self.recovery):
+            if not cluster.addresses and not _is_whole(self.recovery):
                 raise self._damaged()
             return
         new = Path(tempfile.mkdtemp(prefix="recovery.", dir=self.path))
@@ -152,28 +151,6 @@ def _is_whole(recovery: Path) -> bool:
 
 _held: list[int] = []
 """Open until the process ends: closing a file gives its lock up."""
-
-
-class Cluster(NamedTuple):
-    """This process of a cluster, and the addresses of all."""
-
-    process: int
-    addresses: tuple[str, ...]
-
-    @property
-    def is_spread(self) -> bool:
-        """Whether the addresses name more than one host."""
-        hosts = {address.rpartition(":")[0] for address in self.addresses}
-        return len({"localhost" if host in ("127.0.0.1", "[::1]") else host for host in hosts}) > 1
-
-
-def _cluster(argv: Sequence[str]) -> Cluster | None:
-    """The cluster that this process is of, as bytewax.run reads it; None without one."""
-    parser = ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("-i", "--process-id", type=int, default=os.environ.get("BYTEWAX_PROCESS_ID", "0"))
-    parser.add_argument("-a", "--addresses", default=os.environ.get("BYTEWAX_ADDRESSES"))
-    options = parser.parse_known_args(argv)[0]
-    return None if options.addresses is None else Cluster(options.process_id, tuple(options.addresses.split(";")))
 
 
 def _parts_of_set(cluster: Cluster) -> int:

@@ -24,9 +24,10 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from connectors.exchange import worker_of_shard
 from connectors.source import SLOTS
 from detection.detector import Detector
-from detection.intake import Record, TopicIntake
+from detection.intake import Record, Records, TopicIntake
 from detection.keys import SHARDS, shard_of
 from detection.rows import Batch
 from detection.rules import CountRule, Topic
@@ -39,8 +40,6 @@ three processes with 64 and 256 MB, through loopback, where one process alone to
 SAMPLE_KEYS = 20_000
 PROCESSES = range(1, SLOTS + 1)
 CHANGES = ((1, 2), (2, 3), (2, 4), (3, 4), (4, 8), (8, 16), (4, 2), (8, 4))
-
-_MASK = (1 << 64) - 1
 
 
 class Spread(NamedTuple):
@@ -83,43 +82,6 @@ class State(NamedTuple):
     unpack_ns_per_key: float
 
 
-def siphash13(data: bytes) -> int:
-    """SipHash-1-3 with a key of zeros: Rust's DefaultHasher. https://www.aumasson.jp/siphash/siphash.pdf"""
-    v = [0x736F6D6570736575, 0x646F72616E646F6D, 0x6C7967656E657261, 0x7465646279746573]
-
-    def rounds(number: int) -> None:
-        for _ in range(number):
-            v[0] = v[0] + v[1] & _MASK
-            v[1] = _rotated(v[1], 13) ^ v[0]
-            v[0] = _rotated(v[0], 32)
-            v[2] = v[2] + v[3] & _MASK
-            v[3] = _rotated(v[3], 16) ^ v[2]
-            v[0] = v[0] + v[3] & _MASK
-            v[3] = _rotated(v[3], 21) ^ v[0]
-            v[2] = v[2] + v[1] & _MASK
-            v[1] = _rotated(v[1], 17) ^ v[2]
-            v[2] = _rotated(v[2], 32)
-
-    whole = len(data) // 8 * 8
-    words = [int.from_bytes(data[at : at + 8], "little") for at in range(0, whole, 8)]
-    for word in [*words, (len(data) & 0xFF) << 56 | int.from_bytes(data[whole:], "little")]:
-        v[3] ^= word
-        rounds(1)
-        v[0] ^= word
-    v[2] ^= 0xFF
-    rounds(3)
-    return v[0] ^ v[1] ^ v[2] ^ v[3]
-
-
-def _rotated(word: int, bits: int) -> int:
-    return (word << bits | word >> 64 - bits) & _MASK
-
-
-def process_of_shard(shard: int, processes: int) -> int:
-    """Bytewax: the hash of the key, modulo the number of workers. Rust ends the bytes of a string with 0xff."""
-    return siphash13(f"s{shard:02}".encode() + b"\xff") % processes
-
-
 def process_of_slot(slot: int, processes: int) -> int:
     """Bytewax: in the order of their names, each part to the first of the workers that have the fewest."""
     return slot % processes
@@ -136,7 +98,7 @@ def layout(processes: int, topic: str, partitions: int, keys_of_shards: Sequence
     for partition in range(partitions):
         counts[0][process_of_slot(slot_of(topic, partition), processes)] += 1
     for shard, keys in enumerate(keys_of_shards):
-        process = process_of_shard(shard, processes)
+        process = worker_of_shard(shard, processes)
         counts[1][process] += 1
         counts[2][process] += keys
     partitions_each, shards_each, keys_each = map(Spread.of, counts)
@@ -145,7 +107,7 @@ def layout(processes: int, topic: str, partitions: int, keys_of_shards: Sequence
 
 def change(before: int, after: int, keys_of_shards: Sequence[int], state: State) -> Change:
     """What moves between a clean stop of `before` processes and the start of `after`."""
-    moved = [shard for shard in range(SHARDS) if process_of_shard(shard, before) != process_of_shard(shard, after)]
+    moved = [shard for shard in range(SHARDS) if worker_of_shard(shard, before) != worker_of_shard(shard, after)]
     keys = sum(keys_of_shards[shard] for shard in moved)
     fullest = layout(after, "", 0, keys_of_shards).keys.high
     read_s = fullest * (state.bytes_per_key / 1e6 * READ_S_PER_MB + state.unpack_ns_per_key / 1e9)
@@ -169,7 +131,7 @@ def measure_state(events_per_key: int) -> State:
     intake, highest_ms = TopicIntake(topic, rules), NEVER
     detector = Detector(rules)
     for records in _records(events_per_key):
-        taken = intake.take(0, records, highest_ms)
+        taken = intake.take(0, Records.of(records), highest_ms)
         highest_ms = taken.highest_ms
         detector.add([Batch("orders", 0, None, records[-1].offset + 1, taken.rows)], [])
     packed = [detector.pack(number) for number in range(SHARDS)]

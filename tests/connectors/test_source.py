@@ -5,10 +5,12 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterable
 
+from connectors.exchange import Exchange
 from connectors.partition import Partition
 from connectors.positions import Position
 from connectors.source import SLOTS, Arrivals, KafkaSource, Slot
 from detection.intake import Record, Records
+from detection.keys import SHARDS
 from detection.rules import CountRule, Topic
 from detection.watermarks import NEVER
 
@@ -49,7 +51,7 @@ class Brokers:
 def slots(brokers: Brokers, paused: bool = False) -> list[Slot]:
     source = KafkaSource(
         [TOPIC], [RULE], lambda: brokers, now_ms=lambda: 0, monotonic=lambda: 0.0, stopping=lambda: False,
-        paused=lambda: paused,
+        paused=lambda: paused, exchange=Exchange(1), sizes=lambda: [0] * SHARDS,
     )  # type: ignore[arg-type, return-value]  # fmt: skip
     return [source.build_part("kafka", name, None) for name in source.list_parts()]
 

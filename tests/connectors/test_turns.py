@@ -8,6 +8,7 @@ from collections import defaultdict
 import msgspec
 import pytest
 
+from connectors.exchange import Exchange
 from connectors.source import Arrivals, KafkaSource, Slot, SlotState
 from connectors.turns import Turns
 from dataflows.detect import Detect, Detection, Wake
@@ -72,7 +73,7 @@ def test_a_partition_is_read_from_where_it_began_if_its_records_lie_in_shards_th
     brokers = Brokers(1)
     source = KafkaSource(
         [TOPIC], [RULE], lambda: brokers, now_ms=lambda: 0, monotonic=lambda: 0.0, stopping=lambda: False,
-        paused=lambda: False, sizes=lambda: [SIZE] * SHARDS,
+        paused=lambda: False, exchange=Exchange(1), sizes=lambda: [SIZE] * SHARDS,
     )  # type: ignore[arg-type, return-value]  # fmt: skip
     own = [source.build_part("kafka", name, None) for name in source.list_parts()]
     brokers.partitions["products", 0].end_is(0, 0.0, 0.0)
@@ -97,10 +98,10 @@ class Job:
 
     def start(self) -> None:
         self.brokers = Brokers(PARTITIONS)
-        self.detection = Detection([RULE], [TOPIC], 0, alone=True)
+        self.detection = Detection([RULE], [TOPIC], 0, Exchange(1))
         source = KafkaSource(
             [TOPIC], [RULE], lambda: self.brokers, now_ms=lambda: 0, monotonic=lambda: 0.0, stopping=lambda: False,
-            paused=lambda: False, sizes=lambda: [SIZE] * SHARDS,
+            paused=lambda: False, exchange=Exchange(1), sizes=lambda: [SIZE] * SHARDS,
         )  # type: ignore[arg-type, return-value]  # fmt: skip
         self.steps = {shard: self.detection.detect(packed) for shard, packed in self.shards.items()}
         self.slots: dict[str, Slot] = {}

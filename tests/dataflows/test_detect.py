@@ -3,8 +3,9 @@
 import msgspec
 import pytest
 
-from connectors.source import Arrivals, ShardBatch
-from dataflows.detect import Detection, Tick, Wake, shard_name
+from connectors.exchange import Exchange, ShardBatch, worker_of_shard
+from connectors.source import Arrivals
+from dataflows.detect import Detection, Tick, Wake
 from detection.keys import SHARDS, shard_of
 from detection.rows import Batch, Rows
 from detection.rules import CountRule, Topic
@@ -16,7 +17,7 @@ RULE = CountRule("hot", TOPIC, ("name",), threshold=2, window_ms=1_000)
 
 
 def detection(*rules: CountRule) -> Detection:
-    return Detection(rules, [TOPIC], retention_ms=3_600_000)
+    return Detection(rules, [TOPIC], 3_600_000, Exchange(1))
 
 
 def batch(*rows: tuple[str, int, int], rule: int = 0) -> ShardBatch:
@@ -24,7 +25,7 @@ def batch(*rows: tuple[str, int, int], rule: int = 0) -> ShardBatch:
 
 
 def at(highest_ms: int) -> Tick:
-    return Tick(SHARD, [PartitionState("products", 0, highest_ms, highest_ms, False, True, 1, 0)])
+    return Tick(0, [PartitionState("products", 0, highest_ms, highest_ms, False, True, 1, 0)])
 
 
 def test_the_clock_wakes_only_a_shard_that_has_something_due() -> None:
@@ -43,18 +44,14 @@ def test_the_clock_keeps_nothing_to_snapshot() -> None:
     assert detection(RULE).clock(None).on_batch([at(1)])[1] is True
 
 
-def test_ticks_reach_every_shard_and_only_when_there_is_news() -> None:
-    job = detection(RULE)
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_ticks_reach_every_worker_once_and_only_when_there_is_news(workers: int) -> None:
+    exchange = Exchange(workers)
+    job = Detection([RULE], [TOPIC], 3_600_000, exchange)
     assert job.ticks(Arrivals([], [], [], [])) == []
-    states = at(5).states
-    assert [shard_name(tick) for tick in job.ticks(Arrivals([], [], [], states))] == [f"s{n:02}" for n in range(SHARDS)]
-
-
-def test_a_worker_alone_is_told_once_and_wakes_the_shard_that_has_something_due() -> None:
-    job = Detection([RULE], [TOPIC], retention_ms=3_600_000, alone=True)
-    job.detect(None).on_batch([batch(("Nokia", 100, 0), ("Nokia", 200, 1))])
-    (tick,) = job.ticks(Arrivals([], [], [], at(1_101).states))
-    assert list(job.clock(None).on_batch([tick])[0]) == [Wake(SHARD)]
+    told = [tick.shard for tick in job.ticks(Arrivals([], [], [], at(5).states))]
+    assert [worker_of_shard(shard, workers) for shard in told] == list(range(workers))
+    assert sorted(shard for carrier in told for shard in job.shards_with(carrier)) == list(range(SHARDS))
 
 
 def test_a_restored_shard_is_woken_without_any_event() -> None:

@@ -17,6 +17,7 @@ from bytewax.operators import StatefulBatchLogic
 from bytewax.outputs import DynamicSink, StatelessSinkPartition
 from bytewax.testing import cluster_main
 
+from connectors.exchange import worker_of_shard
 from connectors.source import SLOTS, Slot
 from dataflows.detect import Wake, shard_name
 from detection.keys import SHARDS
@@ -25,9 +26,7 @@ from scripts.simulate_scaling import (
     change,
     count_keys,
     layout,
-    process_of_shard,
     process_of_slot,
-    siphash13,
     slot_of,
 )
 
@@ -94,17 +93,7 @@ def test_bytewax_gives_slots_and_shards_to_workers_as_it_says(processes: int) ->
     op.output("shards", op.key_rm("bare", op.stateful_batch("detect", keyed, lambda _: Passes())), Where(shards))
     cluster_main(flow, [], 0, worker_count_per_proc=processes)
     assert slots == {slot: process_of_slot(slot, processes) for slot in range(SLOTS)}
-    assert shards == {shard: process_of_shard(shard, processes) for shard in range(SHARDS)}
-
-
-def test_the_hash_is_siphash_1_3_with_a_key_of_zeros() -> None:
-    """As Python's own is, without a seed."""
-    words = [b"", b"a", b"1234567", b"12345678", b"123456789", b"a longer text, of more than one word"]
-    code = "import sys; assert sys.hash_info.algorithm == 'siphash13'; print([hash(word) for word in " + f"{words}])"
-    said = subprocess.run(
-        [sys.executable, "-c", code], env={"PYTHONHASHSEED": "0"}, capture_output=True, text=True, check=True
-    )
-    assert [number % (1 << 64) for number in json.loads(said.stdout)][1:] == [siphash13(word) for word in words][1:]
+    assert shards == {shard: worker_of_shard(shard, processes) for shard in range(SHARDS)}
 
 
 def test_a_partition_has_the_slot_that_claims_it() -> None:
