@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from ipaddress import ip_address
@@ -154,3 +154,24 @@ class Action(ABC, Generic[SettingsT_co]):
     async def close(self) -> None:
         """Let go of connections that are kept open."""
         return
+
+
+Tell = Callable[[Delivery, Outcome], None]
+"""Says how the attempt of one delivery ended."""
+
+
+class TogetherAction(Action[SettingsT_co]):
+    """An action to which many deliveries can be handed at once, for little more than one costs."""
+
+    @abstractmethod
+    async def deliver_all(self, deliveries: Sequence[Delivery], tell: Tell) -> None:
+        """Make one attempt of each; `tell` each outcome as soon as it is known.
+
+        What is raised is the outcome of those of which nothing was told, as it would be for `deliver`. `time_limit_s`
+        is for all together: the outcome of one must not wait for another's.
+        """
+
+    async def deliver(self, delivery: Delivery) -> Outcome:
+        told: list[Outcome] = []
+        await self.deliver_all([delivery], lambda _, outcome: told.append(outcome))
+        return told[0]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from typing import Literal
 
 from confluent_kafka import KafkaError, KafkaException
 
-from actions.base import Action, Delivered, Delivery, Outcome, Refused, Retry
+from actions.base import Delivered, Delivery, Outcome, Refused, Retry, Tell, TogetherAction
 from settings.actions import ActionSettings
 from settings.fields import TopicName
 
@@ -23,7 +25,7 @@ class KafkaSettings(ActionSettings):
         return self.topic
 
 
-class KafkaAction(Action[KafkaSettings]):
+class KafkaAction(TogetherAction[KafkaSettings]):
     """Acknowledged by all replicas in sync before it counts as delivered."""
 
     settings_type = KafkaSettings
@@ -32,14 +34,35 @@ class KafkaAction(Action[KafkaSettings]):
     def recipients(self) -> tuple[str, ...]:
         return (self.settings.topic,)
 
-    async def deliver(self, delivery: Delivery) -> Outcome:
+    async def deliver_all(self, deliveries: Sequence[Delivery], tell: Tell) -> None:
+        publish, topic = self.context.publish, self.settings.topic
+        sent: dict[asyncio.Future[None], Delivery] = {}
+        for delivery in deliveries:
+            sent[asyncio.ensure_future(publish(topic, delivery.alert_id.encode(), delivery.body))] = delivery
+        waiting = set(sent)
+        failures: list[BaseException] = []
         try:
-            await self.context.publish(self.settings.topic, delivery.alert_id.encode(), delivery.body)
-        except KafkaException as error:
-            problem = error.args[0]
-            if problem.code() in _FOR_GOOD:
-                return Refused(problem.str())
-            # So it is said of a topic that is not there, too.
-            hint = "; are they and the topic there?" if problem.code() == KafkaError._MSG_TIMED_OUT else ""
-            return Retry(f"the brokers have not taken it: {problem.str()}{hint}")
+            while waiting:
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for future in done:
+                    error = asyncio.CancelledError() if future.cancelled() else future.exception()
+                    if error is None or isinstance(error, KafkaException):
+                        tell(sent[future], _outcome(error))
+                    else:
+                        failures.append(error)
+        finally:
+            for future in waiting:
+                future.cancel()
+        if failures:
+            raise failures[0]
+
+
+def _outcome(error: KafkaException | None) -> Outcome:
+    if error is None:
         return Delivered("acknowledged")
+    problem = error.args[0]
+    if problem.code() in _FOR_GOOD:
+        return Refused(problem.str())
+    # So it is said of a topic that is not there, too.
+    hint = "; are they and the topic there?" if problem.code() == KafkaError._MSG_TIMED_OUT else ""
+    return Retry(f"the brokers have not taken it: {problem.str()}{hint}")

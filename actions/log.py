@@ -7,9 +7,10 @@ import json
 import os
 import sys
 import threading
+from collections.abc import Sequence
 from typing import Literal, TextIO
 
-from actions.base import Action, Context, Delivered, Delivery, Outcome, Retry
+from actions.base import Context, Delivered, Delivery, Outcome, Retry, Tell, TogetherAction
 from actions.text import escaped
 from settings.actions import ActionSettings
 
@@ -22,13 +23,14 @@ class LogSettings(ActionSettings):
     type: Literal["log"] = "log"
 
 
-class LogAction(Action[LogSettings]):
+class LogAction(TogetherAction[LogSettings]):
     """`ALERT! <message>` on a terminal, the alert as one line of JSON anywhere else.
 
     Control characters are escaped in both.
     """
 
     settings_type = LogSettings
+    concurrency = 256
     time_limit_s = 10.0
 
     def __init__(self, name: str, settings: LogSettings, context: Context) -> None:
@@ -36,18 +38,34 @@ class LogAction(Action[LogSettings]):
         self._turn = asyncio.Lock()
         self._writing = False
         self._unread = False
+        self._late: set[str] = set()  # deliveries that were written when their attempt had been given up
 
-    async def deliver(self, delivery: Delivery) -> Outcome:
-        stream = sys.stdout
-        line = f"ALERT! {delivery.alert.message}" if stream.isatty() else delivery.body.decode()
+    async def deliver_all(self, deliveries: Sequence[Delivery], tell: Tell) -> None:
+        stream, failures = sys.stdout, []
+        lines: list[tuple[Delivery, str]] = []
+        for delivery in deliveries:
+            try:
+                lines.append((delivery, _line(stream, delivery)))
+            except ValueError as error:  # its body is no alert
+                failures.append(error)
         async with self._turn:
+            for delivery, _ in lines:
+                if delivery.id in self._late:
+                    tell(delivery, Delivered("written"))
+            lines = [line for line in lines if line[0].id not in self._late]
+            self._late.difference_update(one.id for one in deliveries)
             if self._unread:
-                return Retry(UNREAD)
-            if self._writing:
-                return Retry("standard output takes nothing at the moment")
-            return await self._write(stream, _encodable(escaped(line), stream.encoding))
+                outcome: Outcome = Retry(UNREAD)
+            elif self._writing:
+                outcome = Retry("standard output takes nothing at the moment")
+            elif lines:
+                outcome = await self._write(stream, "".join([text for _, text in lines]), [one.id for one, _ in lines])
+        for delivery, _ in lines:
+            tell(delivery, outcome)
+        if failures:
+            raise failures[0]
 
-    async def _write(self, stream: TextIO, line: str) -> Outcome:
+    async def _write(self, stream: TextIO, text: str, ids: Sequence[str]) -> Outcome:
         loop = asyncio.get_running_loop()
         written: asyncio.Future[Outcome] = loop.create_future()
 
@@ -55,10 +73,12 @@ class LogAction(Action[LogSettings]):
             self._writing = False
             if not written.done():
                 written.set_result(outcome)
+            elif isinstance(outcome, Delivered):
+                self._late.update(ids)
 
         def write() -> None:
             try:
-                stream.write(line + "\n")
+                stream.write(text)
                 stream.flush()
                 outcome: Outcome = Delivered("written")
             except BrokenPipeError:
@@ -75,6 +95,11 @@ class LogAction(Action[LogSettings]):
         self._writing = True
         threading.Thread(target=write, name="log-action", daemon=True).start()
         return await written
+
+
+def _line(stream: TextIO, delivery: Delivery) -> str:
+    text = f"ALERT! {delivery.alert.message}" if stream.isatty() else delivery.body.decode()
+    return _encodable(escaped(text), stream.encoding) + "\n"
 
 
 def _encodable(text: str, encoding: str | None) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import deque
+from contextlib import suppress
 from typing import Any
 
 from confluent_kafka import KafkaException, Producer
@@ -28,30 +30,44 @@ class Publisher:
                 message_timeout_ms=10_000,
             )
         )
+        self._acknowledged: deque[tuple[asyncio.Future[None], Any]] = deque()
+        self._settling = False
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="tua-publisher", daemon=True)
         self._thread.start()
 
-    async def publish(self, topic: str, key: bytes, value: bytes) -> None:
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[None] = loop.create_future()
+    def publish(self, topic: str, key: bytes, value: bytes) -> asyncio.Future[None]:
+        """To be called in an event loop, always the same one. The message is on its way before it is awaited."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-        def settle(error: Any) -> None:
+        def acknowledged(error: Any, _message: Any) -> None:
+            if error is None:
+                self._errors.back()
+            self._acknowledged.append((done, error))
+            if not self._settling:
+                self._settling = True
+                # The loop may be closed by now, and who waited is gone.
+                with suppress(RuntimeError):
+                    done.get_loop().call_soon_threadsafe(self._settle)
+
+        try:
+            self._producer.produce(topic, key=key, value=value, on_delivery=acknowledged)
+        except (BufferError, KafkaException) as error:
+            done.set_exception(error)
+        return done
+
+    def _settle(self) -> None:
+        # To wake the loop costs more than all the rest: it is woken once for what comes together. An acknowledgement
+        # that comes from here on wakes it again, those before are in the deque.
+        self._settling = False
+        while self._acknowledged:
+            done, error = self._acknowledged.popleft()
             if done.done():
-                return
+                continue
             if error is None:
                 done.set_result(None)
             else:
                 done.set_exception(KafkaException(error))
-
-        def acknowledged(error: Any, _message: Any) -> None:
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(settle, error)
-            if error is None:
-                self._errors.back()
-
-        self._producer.produce(topic, key=key, value=value, on_delivery=acknowledged)
-        await done
 
     def close(self) -> None:
         """Drop what is not acknowledged: the outbox still has it."""

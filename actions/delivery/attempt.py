@@ -1,12 +1,14 @@
-"""One attempt of one delivery, whatever the action does, and what of its answer may be kept."""
+"""One attempt of a delivery, or of many at once, whatever the action does; and what of its answer may be kept."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 import structlog
 
-from actions.base import Action, ActionError, Delivered, Delivery, Outcome, Refused, Retry
+from actions.base import Action, ActionError, Delivered, Delivery, Outcome, Refused, Retry, Tell, TogetherAction
 from actions.text import cut, escaped, redacted
 from settings.actions import ActionSettings
 
@@ -17,10 +19,37 @@ ANSWER_LENGTH = 300
 
 async def attempt(action: Action[ActionSettings], delivery: Delivery) -> Outcome:
     """How it ended, within the action's total time. Raises nothing but CancelledError, when it is cancelled itself."""
+
+    async def work() -> Outcome:
+        return _checked(await action.deliver(delivery))
+
+    return await _guarded(action, work)
+
+
+async def attempt_all(action: TogetherAction[ActionSettings], deliveries: Sequence[Delivery], tell: Tell) -> None:
+    """Like `attempt`, of all at once. `tell` is called once for each, unless this is cancelled before."""
+    untold = {delivery.id: delivery for delivery in deliveries}
+
+    def ended(delivery: Delivery, outcome: Outcome) -> None:
+        outcome = _checked(outcome)
+        if untold.pop(delivery.id, None) is not None:
+            tell(delivery, outcome)
+
+    async def work() -> Outcome:
+        await action.deliver_all(deliveries, ended)
+        return Retry("the action does not say what became of it")
+
+    rest = await _guarded(action, work)
+    for delivery in untold.values():
+        tell(delivery, rest)
+
+
+async def _guarded(action: Action[ActionSettings], work: Callable[[], Coroutine[Any, Any, Outcome]]) -> Outcome:
+    """What comes of the work, or Retry for whatever it raises."""
     try:
         async with asyncio.timeout(action.time_limit_s):
             # In a task of its own, which an action that raises CancelledError by itself ends alone.
-            return _checked(await asyncio.create_task(_delivered(action, delivery)))
+            return await asyncio.create_task(_survived(action, work))
     except TimeoutError:
         return Retry(f"no answer within {action.time_limit_s:g} s")
     except ActionError as error:
@@ -34,9 +63,9 @@ async def attempt(action: Action[ActionSettings], delivery: Delivery) -> Outcome
         return _failed(action, error)
 
 
-async def _delivered(action: Action[ActionSettings], delivery: Delivery) -> object:
+async def _survived(action: Action[ActionSettings], work: Callable[[], Coroutine[Any, Any, Outcome]]) -> Outcome:
     try:
-        return await action.deliver(delivery)
+        return await work()
     except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:
         # These would end the loop, and with it the deliveries of all.
         return _failed(action, error)

@@ -14,7 +14,10 @@ Per (alert, action, recipient) deliveries are attempted one at a time, in the or
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
+
+import msgspec
 
 from actions import metrics
 from actions.base import delivery_id
@@ -135,15 +138,17 @@ class Outbox:
         leases: list[Leased] = []
         open_ = [one for one in places if one.free > 0]
         with self.store.reading() as db:
-            if not marks and not any(self._due(db, one, 1, now_ms) for one in open_):
+            if not marks and not self._due(db, [replace(one, free=1) for one in open_], now_ms):
                 return leases, self._next_due(db, open_)
             with self.store.writing():
                 for mark in marks:
-                    self._apply(db, mark, now_ms)
-                for action in {mark.leased.delivery.action for mark in marks if mark.state == "delivered"}:
-                    self._release(db, action, now_ms)
-                for one in open_:
-                    leases += [self._lease(db, row, now_ms) for row in self._due(db, one, one.free, now_ms)]
+                    self._write_down(db, mark, now_ms)
+                self._deliver(db, [mark for mark in marks if mark.state == "delivered"], now_ms)
+                for mark in marks:
+                    if mark.state != "delivered":
+                        self._apply(db, mark, now_ms)
+                self._release(db, {mark.leased.delivery.action for mark in marks if mark.state == "delivered"}, now_ms)
+                leases = self._lease(db, self._due(db, open_, now_ms), now_ms)
                 # Within the transaction: were it to fail afterwards, the leases would be there and nobody's.
                 next_due_ms = self._next_due(db, open_)
         return leases, next_due_ms
@@ -186,49 +191,70 @@ class Outbox:
         with self.store.reading() as db:
             return int(db.execute("SELECT COUNT(*) FROM deliveries WHERE state = 'pending'").fetchone()[0])
 
-    def _due(self, db: sqlite3.Connection, places: Places, limit: int, now_ms: int) -> list[Row]:
-        rows = self._free(db, places, "due_ms <= ? ORDER BY due_ms, number LIMIT ?", (now_ms, limit))
-        if len(rows) < limit:
+    # What follows is asked of all actions in one statement: at each one the thread lets go of the interpreter, and
+    # beside a busy flow it is milliseconds until it has it again.
+
+    def _due(self, db: sqlite3.Connection, places: Sequence[Places], now_ms: int) -> list[Row]:
+        """What may be attempted now, oldest first, for each action at most as much as it has places."""
+        some = (
+            f"SELECT * FROM (SELECT * FROM deliveries AS d WHERE {_PENDING} AND NOT leased AND NOT {EARLIER} AND"
+            " due_ms <= ? ORDER BY due_ms, number LIMIT ?)"
             # Scheduled in the future: the clock stepped back, and what it was to wait for may be an hour away.
-            stepped = (now_ms + STEPPED_MS, limit - len(rows))
-            rows += self._free(db, places, f"scheduled_ms > ? AND due_ms < {BEHIND} LIMIT ?", stepped)
-        return list({row["id"]: row for row in rows}.values())
-
-    def _free(self, db: sqlite3.Connection, places: Places, condition: str, values: Sequence[int]) -> list[Row]:
-        return rows_of(
-            db,
-            f"SELECT * FROM deliveries AS d WHERE state = 'pending' AND owner = ? AND action = ? {_urgent(places)}"
-            f" AND NOT leased AND NOT {EARLIER} AND {condition}",
-            (self._owner, places.action, *values),
+            f" UNION ALL SELECT * FROM (SELECT * FROM deliveries AS d WHERE {_PENDING} AND NOT leased AND NOT {EARLIER}"
+            f" AND scheduled_ms > ? AND due_ms < {BEHIND} LIMIT ?)"
         )
+        values: list[object] = []
+        for one in places:
+            whose = (self._owner, one.action)
+            values += [*whose, now_ms, one.free, *whose, now_ms + STEPPED_MS, one.free]
+        rows = _of_all(db, some, places, values)
+        free = {one.action: one.free for one in places}
+        found = {}
+        for row in rows:
+            if row["id"] not in found and free[row["action"]]:
+                free[row["action"]] -= 1
+                found[row["id"]] = row
+        return list(found.values())
 
-    def _lease(self, db: sqlite3.Connection, row: Row, now_ms: int) -> Leased:
-        row |= {
-            "leased": 1,
-            "attempts": row["attempts"] + 1,
-            "first_attempt_ms": now_ms if row["first_attempt_ms"] is None else row["first_attempt_ms"],
-        }
+    def _lease(self, db: sqlite3.Connection, rows: Sequence[Row], now_ms: int) -> list[Leased]:
+        if not rows:
+            return []
+        for row in rows:
+            row["leased"], row["attempts"] = 1, row["attempts"] + 1
+            if row["first_attempt_ms"] is None:
+                row["first_attempt_ms"] = now_ms
         db.execute(
-            "UPDATE deliveries SET leased = 1, attempts = :attempts, first_attempt_ms = :first_attempt_ms"
-            " WHERE number = :number",
-            row,
+            "UPDATE deliveries SET leased = 1, attempts = attempts + 1,"
+            " first_attempt_ms = COALESCE(first_attempt_ms, ?) WHERE number IN (SELECT value FROM json_each(?))",
+            (now_ms, _json([row["number"] for row in rows])),
         )
-        return as_leased(row, now_ms)
+        return [as_leased(row, now_ms) for row in rows]
 
-    def _next_due(self, db: sqlite3.Connection, places: Iterable[Places]) -> int | None:
-        dues = [
-            db.execute(
-                f"SELECT due_ms FROM deliveries WHERE state = 'pending' AND owner = ? AND action = ? {_urgent(one)}"
-                " AND NOT leased ORDER BY due_ms LIMIT 1",
-                (self._owner, one.action),
-            ).fetchone()
-            for one in places
-        ]
-        return min((row[0] for row in dues if row is not None), default=None)
+    def _next_due(self, db: sqlite3.Connection, places: Sequence[Places]) -> int | None:
+        first = f"SELECT * FROM (SELECT due_ms FROM deliveries WHERE {_PENDING} AND NOT leased ORDER BY due_ms LIMIT 1)"
+        rows = _of_all(db, first, places, [value for one in places for value in (self._owner, one.action)])
+        return min((int(row["due_ms"]) for row in rows), default=None)
+
+    def _deliver(self, db: sqlite3.Connection, marks: Sequence[Mark], now_ms: int) -> None:
+        """End what was delivered, and let what waited for it go."""
+        if not marks:
+            return
+        answers = {mark.leased.delivery.id: mark.answer for mark in marks}
+        db.execute(
+            "UPDATE deliveries AS d SET state = 'delivered', leased = 0, reason = NULL, last_answer = said.value,"
+            " ended_ms = ? FROM json_each(?) AS said WHERE d.id = said.key AND state = 'pending'",
+            (now_ms, _json(answers)),
+        )
+        db.execute(
+            f"UPDATE deliveries SET due_ms = ? WHERE due_ms = {BEHIND} AND number IN ("
+            " SELECT (SELECT number FROM deliveries WHERE state = 'pending' AND alert_id = d.alert_id"
+            "  AND action = d.action AND recipient = d.recipient ORDER BY sequence LIMIT 1)"
+            " FROM deliveries AS d WHERE id IN (SELECT value FROM json_each(?)))",
+            (now_ms, _json(list(answers))),
+        )
 
     def _apply(self, db: sqlite3.Connection, mark: Mark, now_ms: int) -> None:
         delivery = mark.leased.delivery
-        self._write_down(db, mark, now_ms)
         if mark.state == "waits":
             # Behind an earlier one, which may have been redriven meanwhile.
             db.execute(
@@ -274,23 +300,35 @@ class Outbox:
             too_old = (delivery.id, delivery.attempt - KEEP_ATTEMPTS)
             db.execute("DELETE FROM attempts WHERE delivery = ? AND attempt <= ?", too_old)
 
-    def _release(self, db: sqlite3.Connection, action: str, now_ms: int) -> None:
-        """A target works: what waits for it is due at once.
+    def _release(self, db: sqlite3.Connection, actions: Collection[str], now_ms: int) -> None:
+        """These targets work: what waits for them is due at once.
 
         Due are those whose failures began after the last success, which were thus failures of the target. One
         that fails among successes is alone with its trouble and keeps to its delays; and each release of a row
         costs one more failure than the last, or a target that fails now and then would be hammered.
         """
-        last = db.execute("SELECT last_success_ms FROM targets WHERE action = ?", (action,)).fetchone()
+        if not actions:
+            return
+        names = _json(list(actions))
         db.execute(
-            "UPDATE deliveries SET due_ms = :now, scheduled_ms = :now, failures = 0, failing_since_ms = 0,"
-            " releases = releases + 1 WHERE state = 'pending' AND action = :action AND NOT leased"
-            f" AND due_ms > :now AND due_ms < {BEHIND} AND failures > releases AND failing_since_ms >= :last"
-            " AND failing_since_ms > 0",
-            {"now": now_ms, "action": action, "last": last[0] if last else 0},
+            "UPDATE deliveries AS d SET due_ms = :now, scheduled_ms = :now, failures = 0, failing_since_ms = 0,"
+            " releases = releases + 1 WHERE state = 'pending' AND action IN (SELECT value FROM json_each(:actions))"
+            f" AND NOT leased AND due_ms > :now AND due_ms < {BEHIND} AND failures > releases AND failing_since_ms > 0"
+            " AND failing_since_ms >="
+            "  COALESCE((SELECT last_success_ms FROM targets AS t WHERE t.action = d.action), 0)",
+            {"now": now_ms, "actions": names},
         )
-        db.execute("INSERT OR REPLACE INTO targets (action, last_success_ms) VALUES (?, ?)", (action, now_ms))
+        db.execute("INSERT OR REPLACE INTO targets SELECT value, ? FROM json_each(?)", (now_ms, names))
 
 
-def _urgent(places: Places) -> str:
-    return "AND urgent" if places.quiet else ""
+_PENDING = "state = 'pending' AND owner = ? AND action = ? AND :urgent"
+
+
+def _of_all(db: sqlite3.Connection, sql: str, places: Sequence[Places], values: Sequence[object]) -> list[Row]:
+    """The rows of a query for each of the places, in one statement. Its `:urgent` is put in here."""
+    parts = [sql.replace(":urgent", "urgent" if one.quiet else "1") for one in places]
+    return rows_of(db, " UNION ALL ".join(parts), values) if parts else []
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()

@@ -12,7 +12,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -20,8 +20,8 @@ import msgspec
 import structlog
 
 from actions import metrics
-from actions.base import Action, Delivered, Outcome, Refused
-from actions.delivery.attempt import answer_of, attempt
+from actions.base import Action, Delivered, Delivery, Outcome, Refused, TogetherAction
+from actions.delivery.attempt import answer_of, attempt, attempt_all
 from actions.delivery.loop import DeliveryLoop
 from actions.delivery.records import Leased, Mark, Places
 from actions.delivery.spare import SafeOutbox
@@ -60,7 +60,8 @@ class Sender:
         self._retention_ms = retention_ms
         self._jitter = jitter
         self._disabled: set[str] = set()
-        self._attempts: dict[asyncio.Task[None], Leased] = {}
+        self._attempts: set[asyncio.Task[None]] = set()
+        self._in_hand: dict[str, Leased] = {}  # by the delivery's id, until its attempt has ended
         self._marks: list[Mark] = []
         self._said_ms: dict[str, int] = {}
         self._closing = False
@@ -122,9 +123,7 @@ class Sender:
         marks = tuple(self._marks)
         leases, next_due_ms = await self._on_disk(self._outbox.exchange, marks, self._places())
         del self._marks[: len(marks)]
-        for leased in leases:
-            task = asyncio.create_task(self._attempt(leased))
-            self._attempts[task] = leased
+        self._begin(leases)
         # What other processes put is found by looking; what is due while no place is free comes with a mark.
         pause_ms = POLL_MS if next_due_ms is None else min(POLL_MS, max(10, next_due_ms - self._now_ms()))
         if not self._marks:
@@ -135,28 +134,41 @@ class Sender:
                 pass
 
     def _places(self) -> tuple[Places, ...]:
-        busy = Counter(leased.delivery.action for leased in self._attempts.values())
+        busy = Counter(leased.delivery.action for leased in self._in_hand.values())
         now_ms = self._now_ms()
         return tuple(
             Places(name, action.concurrency - busy[name], _is_quiet(action.settings, now_ms))
             for name, action in self._actions.items()
         )
 
-    async def _attempt(self, leased: Leased) -> None:
-        delivery = leased.delivery
-        action = self._actions[delivery.action]
-        outcome: Outcome
-        try:
+    def _begin(self, leases: Iterable[Leased]) -> None:
+        together: dict[TogetherAction[ActionSettings], list[Delivery]] = {}
+        for leased in leases:
+            delivery = leased.delivery
+            self._in_hand[delivery.id] = leased
+            action = self._actions[delivery.action]
             if delivery.action in self._disabled:
-                outcome = Refused("not attempted: the target said before that it wants nothing more")
+                self._ended(delivery, Refused("not attempted: the target said before that it wants nothing more"))
+            elif isinstance(action, TogetherAction):
+                together.setdefault(action, []).append(delivery)
             else:
-                outcome = await attempt(action, delivery)
-        finally:
-            task = asyncio.current_task()
-            assert task is not None
-            self._attempts.pop(task, None)
-        self._marks.append(self._mark(leased, action, outcome))
-        self._awake.set()
+                self._spawn(self._attempt(action, delivery))
+        for action, deliveries in together.items():
+            self._spawn(attempt_all(action, deliveries, self._ended))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._attempts.add(task)
+        task.add_done_callback(self._attempts.discard)
+
+    async def _attempt(self, action: Action[ActionSettings], delivery: Delivery) -> None:
+        self._ended(delivery, await attempt(action, delivery))
+
+    def _ended(self, delivery: Delivery, outcome: Outcome) -> None:
+        # One that was cut short may end nevertheless.
+        if (leased := self._in_hand.pop(delivery.id, None)) is not None:
+            self._marks.append(self._mark(leased, self._actions[delivery.action], outcome))
+            self._awake.set()
 
     def _mark(self, leased: Leased, action: Action[ActionSettings], outcome: Outcome) -> Mark:
         answer = answer_of(action, outcome)
@@ -256,13 +268,14 @@ class Sender:
     async def _finish(self) -> None:
         if self._attempts:
             await asyncio.wait(self._attempts, timeout=self._grace_s)
-        if left := dict(self._attempts):
-            for task in left:
+        if self._attempts:
+            for task in self._attempts:
                 task.cancel()
             # One that had been accepted says so even now.
-            await asyncio.wait(left, timeout=2)
-            cut_short = [leased for task, leased in left.items() if not task.done() or task.cancelled()]
-            self._marks += [Mark(leased, "waits", "cut short by the end of the job") for leased in cut_short]
+            await asyncio.wait(self._attempts, timeout=2)
+        cut_short = self._in_hand.values()
+        self._marks += [Mark(leased, "waits", "cut short by the end of the job") for leased in cut_short]
+        self._in_hand.clear()
         try:
             await self._on_disk(self._outbox.exchange, tuple(self._marks), ())
             async with asyncio.timeout(2):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import io
 import json
 import os
@@ -154,6 +155,31 @@ async def test_a_reader_that_stopped_reading_stops_nobody_else(monkeypatch: pyte
         stdout.write("x" * 1_000)
         stdout.flush()
         await draining
+
+
+async def test_what_was_written_after_its_time_is_not_written_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    with StandardOutput(io.StringIO) as stdout:
+        action = log()
+        late = [delivery(), dataclasses.replace(delivery(), id="d2")]
+        stdout.hang()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await action.deliver_all(late, lambda *_: None)
+        stdout.up()
+        third = dataclasses.replace(delivery(), id="d3")
+        while isinstance(await action.deliver(third), Retry):
+            await asyncio.sleep(0)
+        assert [await action.deliver(one) for one in late] == [Delivered("written")] * 2
+        assert len(stdout.received()) == 3
+
+
+async def test_one_that_is_no_alert_keeps_no_other_from_being_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    broken, told = dataclasses.replace(delivery(), id="broken", body=b"\xff"), []
+    with pytest.raises(UnicodeDecodeError):
+        await log().deliver_all([broken, delivery()], lambda one, outcome: told.append((one.id, outcome)))
+    assert told == [("d1", Delivered("written"))]
+    assert sys.stdout.getvalue().count("\n") == 1  # type: ignore[union-attr]
 
 
 def test_a_reader_that_went_away_leaves_a_clean_exit() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import sqlite3
+import sys
 import threading
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,35 +15,98 @@ from typing import Any
 import pytest
 import structlog
 
-from actions.base import Delivered, Delivery, Outcome, Retry
+from actions.base import Delivered, Delivery, Outcome, Retry, Tell
 from actions.delivery import sender
+from actions.exec import ExecAction
 from actions.log import LogAction
 from actions.webhook import WebhookAction
+from settings.actions import ActionSettings
 from tests.actions.conftest import Start
 from tests.support.delivering import action, opened, rows
 from tests.support.receivers import HttpReceiver, Reply
 from tests.support.waiting import wait_until
+
+Careless = Callable[[Delivery], Any]
+Patch = Callable[[Careless], dict[str, ActionSettings]]
+
+
+@pytest.fixture(params=["one by one", "together"])
+def careless_action(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Patch:
+    """Makes an action do that with each delivery, and gives its settings: one of either kind."""
+
+    def patch(work: Careless) -> dict[str, ActionSettings]:
+        async def deliver(self: ExecAction, delivery: Delivery) -> Any:
+            return work(delivery)
+
+        async def deliver_all(self: LogAction, deliveries: Sequence[Delivery], tell: Tell) -> None:
+            for delivery in deliveries:
+                tell(delivery, work(delivery))
+
+        if request.param == "together":
+            monkeypatch.setattr(LogAction, "deliver_all", deliver_all)
+            return {"careless": action("log")}
+        monkeypatch.setattr(ExecAction, "deliver", deliver)
+        return {"careless": action("exec", command=(sys.executable,))}
+
+    return patch
 
 
 @pytest.mark.parametrize(
     "raised", [SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError, MemoryError, ZeroDivisionError]
 )
 def test_whatever_an_action_raises_costs_no_more_than_the_attempt(
-    start: Start, web: HttpReceiver, monkeypatch: pytest.MonkeyPatch, raised: type[BaseException]
+    start: Start, web: HttpReceiver, careless_action: Patch, raised: type[BaseException]
 ) -> None:
     attempts = []
 
-    async def broken(self: LogAction, delivery: Delivery) -> Outcome:
+    def broken(delivery: Delivery) -> Outcome:
         attempts.append(delivery.id)
         if len(attempts) > 2:
             return Delivered()
         raise raised
 
-    monkeypatch.setattr(LogAction, "deliver", broken)
-    run = start({"log": action("log"), "web": action("webhook", url=web.url)})
+    run = start({**careless_action(broken), "web": action("webhook", url=web.url)})
     run.dispatcher.put([opened(run.settings)])
     wait_until(lambda: run.dispatcher.pending() == 0)
     assert (len(attempts), len(web.requests)) == (3, 1)
+
+
+def test_what_was_told_of_some_counts_though_the_action_fails_then(
+    start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    handed: list[list[str]] = []
+
+    async def half(self: LogAction, deliveries: Sequence[Delivery], tell: Tell) -> None:
+        handed.append([delivery.alert_id for delivery in deliveries])
+        tell(deliveries[0], Delivered("written"))
+        if len(deliveries) > 1:
+            raise ZeroDivisionError
+
+    monkeypatch.setattr(LogAction, "deliver_all", half)
+    run = start({"log": action("log")})
+    run.dispatcher.put([opened(run.settings, f"a{n}", f"A{n}") for n in range(3)])
+    wait_until(lambda: run.dispatcher.pending() == 0)
+    assert handed[0] == ["a0", "a1", "a2"]
+    attempts = {row["alert_id"]: row["attempts"] for row in rows(tmp_path / "state") if row["action"] == "log"}
+    assert attempts["a0"] == 1
+    assert min(attempts["a1"], attempts["a2"]) == 2
+
+
+def test_one_that_an_action_says_nothing_of_is_tried_again(
+    start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    handed: list[str] = []
+
+    async def silent(self: LogAction, deliveries: Sequence[Delivery], tell: Tell) -> None:
+        handed.extend(delivery.id for delivery in deliveries)
+        if len(handed) > 1:
+            tell(deliveries[0], Delivered())
+
+    monkeypatch.setattr(LogAction, "deliver_all", silent)
+    run = start({"log": action("log")})
+    run.dispatcher.put([opened(run.settings)])
+    wait_until(lambda: run.dispatcher.pending() == 0)
+    assert len(handed) == 2
 
 
 def test_a_name_server_that_does_not_answer_holds_up_nobody_else(
@@ -73,16 +138,15 @@ def test_a_name_server_that_does_not_answer_holds_up_nobody_else(
 
 @pytest.mark.parametrize("given", [None, Delivered(200), Retry("later", "soon")], ids=repr)  # type: ignore[arg-type]
 def test_an_action_that_gives_back_anything_costs_no_more_than_the_attempt(
-    start: Start, web: HttpReceiver, monkeypatch: pytest.MonkeyPatch, given: Any
+    start: Start, careless_action: Patch, given: Any
 ) -> None:
     given_back = []
 
-    async def careless(self: LogAction, delivery: Delivery) -> Any:
+    def careless(delivery: Delivery) -> Any:
         given_back.append(delivery.id)
         return given if len(given_back) < 3 else Delivered()
 
-    monkeypatch.setattr(LogAction, "deliver", careless)
-    run = start({"log": action("log")})
+    run = start(careless_action(careless))
     run.dispatcher.put([opened(run.settings)])
     wait_until(lambda: run.dispatcher.pending() == 0)
     assert len(given_back) == 3
@@ -100,18 +164,17 @@ def test_an_answer_is_not_kept_where_the_action_cannot_say_its_secrets(
 
 
 def test_an_action_that_holds_up_the_sender_does_not_hold_up_the_end(
-    start: Start, monkeypatch: pytest.MonkeyPatch
+    start: Start, monkeypatch: pytest.MonkeyPatch, careless_action: Patch
 ) -> None:
     begun, ended = threading.Event(), threading.Event()
 
-    async def blocking(self: LogAction, delivery: Delivery) -> Outcome:
+    def blocking(delivery: Delivery) -> Outcome:
         begun.set()
         ended.wait(60)
         return Delivered()
 
-    monkeypatch.setattr(LogAction, "deliver", blocking)
     monkeypatch.setattr(sender, "CLOSING_S", 0.1)
-    run = start({"log": action("log")})
+    run = start(careless_action(blocking))
     run.dispatcher.put([opened(run.settings)])
     assert begun.wait(10)
     with structlog.testing.capture_logs() as logs:
