@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 _MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _SPOKEN = (("day", 86_400_000), ("hour", 3_600_000), ("minute", 60_000), ("second", 1_000), ("millisecond", 1))
@@ -25,6 +26,7 @@ def parse_duration(text: str) -> int:
     return ms
 
 
+@lru_cache(maxsize=1_024)
 def spoken(duration_ms: int) -> str:
     """A duration in words: 5000 is `5 seconds`, 90000 is `1 minute 30 seconds`. Raises ValueError if negative."""
     if duration_ms < 0:

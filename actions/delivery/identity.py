@@ -56,7 +56,10 @@ CREATE TABLE aliases (
 CREATE INDEX aliases_of_an_alert ON aliases (alert_id);
 """
 
-_COLUMNS = "id, opened_at_ms, resolves_at_ms, peak, peak_exact, events, sequence, resolved, body"
+_COLUMNS = (
+    "alerts.id, alerts.opened_at_ms, alerts.resolves_at_ms, alerts.peak, alerts.peak_exact, alerts.events,"
+    " alerts.sequence, alerts.resolved, alerts.body"
+)
 
 
 @dataclass(frozen=True)
@@ -78,11 +81,13 @@ class Recorded:
 class News:
     """A transition to be told, under its final id, sequence and facts.
 
-    `previous` is the alert JSON told before (empty if none): all that is known of a rule that is gone.
+    `previous` is the alert JSON told before (empty if none): all that is known of a rule that is gone. `is_first`:
+    nothing was recorded of the alert.
     """
 
     transition: Transition
     previous: bytes
+    is_first: bool = False
 
 
 def record(db: sqlite3.Connection, transition: Transition, now_ms: int) -> Iterator[News]:
@@ -90,9 +95,8 @@ def record(db: sqlite3.Connection, transition: Transition, now_ms: int) -> Itera
 
     `db` must be inside a writing transaction. Nothing is yielded for a replay.
     """
-    known_as = _canonical(db, transition.alert_id)
+    known_as, recorded = _known(db, transition.alert_id)
     into = None if transition.merged_into is None else _canonical(db, transition.merged_into)
-    recorded = _load(db, known_as)
     if recorded is None and (same := _overlapping(db, transition)):
         recorded = same[0]
         known_as = recorded.id
@@ -104,7 +108,7 @@ def record(db: sqlite3.Connection, transition: Transition, now_ms: int) -> Itera
     facts = transition if recorded is None else _united(transition, recorded)
     if into is not None:
         _alias(db, known_as, into)
-    else:
+    elif recorded is not None:  # or it was found just now that nothing overlaps
         for other in _overlapping(db, facts):
             if other.id != known_as:
                 yield _merge(db, other, facts, now_ms)
@@ -185,7 +189,7 @@ def _tell(db: sqlite3.Connection, t: Transition, recorded: Recorded | None, now_
         " changed_ms = excluded.changed_ms",
         (t.alert_id, t.rule, t.rule_version, key_text(t), *facts, now_ms),
     )
-    return News(t, b"" if recorded is None else recorded.body)
+    return News(t, b"" if recorded is None else recorded.body, recorded is None)
 
 
 def key_text(t: Transition) -> str:
@@ -204,9 +208,15 @@ def _alias(db: sqlite3.Connection, alert_id: str, known_as: str) -> None:
     db.execute("INSERT OR REPLACE INTO aliases (id, alert_id) VALUES (?, ?)", (alert_id, known_as))
 
 
-def _load(db: sqlite3.Connection, alert_id: str) -> Recorded | None:
-    row = db.execute(f"SELECT {_COLUMNS} FROM alerts WHERE id = ?", (alert_id,)).fetchone()
-    return None if row is None else Recorded(*row)
+def _known(db: sqlite3.Connection, alert_id: str) -> tuple[str, Recorded | None]:
+    """The id that an alert goes by, and what was told of it."""
+    known_as, *facts = db.execute(
+        f"SELECT COALESCE(alias.alert_id, asked.id), {_COLUMNS} FROM (SELECT ? AS id) AS asked"
+        " LEFT JOIN aliases AS alias ON alias.id = asked.id"
+        " LEFT JOIN alerts ON alerts.id = COALESCE(alias.alert_id, asked.id)",
+        (alert_id,),
+    ).fetchone()
+    return known_as, None if facts[0] is None else Recorded(*facts)
 
 
 def _overlapping(db: sqlite3.Connection, t: Transition) -> list[Recorded]:

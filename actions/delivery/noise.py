@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from actions.alert import Alert, KeyCount, Summary
-from actions.delivery.identity import key_text
+from actions.delivery.identity import News, key_text
 from detection.times import iso
 from detection.transitions import Transition
 
@@ -86,13 +86,16 @@ def spared(cooldown: Cooldown, episodes: Iterable[Transition]) -> list[bool]:
 
 
 def cooled(
-    db: sqlite3.Connection, t: Transition, severity: str, cooldown: Cooldown | None, lift: Callable[[str], None]
+    db: sqlite3.Connection, news: News, severity: str, cooldown: Cooldown | None, lift: Callable[[str], None]
 ) -> str | None:
     """Why nobody is told of a transition, or None. The alert must be recorded already.
 
     `lift` is called with the id of an alert that was suppressed and is to be told after all.
     """
-    known, suppressed = db.execute("SELECT severity, suppressed FROM alerts WHERE id = ?", (t.alert_id,)).fetchone()
+    t, known, suppressed = news.transition, "", None
+    if not news.is_first:
+        of_alert = "SELECT severity, suppressed FROM alerts WHERE id = ?"
+        known, suppressed = db.execute(of_alert, (t.alert_id,)).fetchone()
     if known == "":
         # A later transition of an alert of which no more is known was told before: by an older version.
         suppressed, level = _decided(db, t, severity, cooldown) if t.sequence == 1 else (None, 0)

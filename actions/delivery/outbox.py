@@ -23,6 +23,7 @@ from actions import metrics
 from actions.base import delivery_id
 from actions.delivery import housekeeping, identity, noise
 from actions.delivery.housekeeping import BEHIND, EARLIER, SLICE
+from actions.delivery.identity import News
 from actions.delivery.records import Compose, Composed, DeliveryName, Leased, Mark, Places, Row, as_leased, rows_of
 from actions.delivery.store import Store
 from actions.delivery.topic import DEAD_LETTERS
@@ -51,13 +52,18 @@ class Outbox:
                 replays += not news
                 for one in news:
                     if (composed := compose(one)) is not None:
-                        self._put(db, one.transition, composed, now_ms)
+                        self._put(db, one, composed, now_ms)
         return replays
 
-    def _put(self, db: sqlite3.Connection, t: Transition, composed: Composed, now_ms: int) -> None:
+    def _put(self, db: sqlite3.Connection, news: News, composed: Composed, now_ms: int) -> None:
+        t = news.transition
         identity.remember(db, t.alert_id, composed.body)
         cooled = noise.cooled(
-            db, t, composed.severity, composed.cooldown, lambda alert: self._lift(db, alert, composed.severity, now_ms)
+            db,
+            news,
+            composed.severity,
+            composed.cooldown,
+            lambda alert: self._lift(db, alert, composed.severity, now_ms),
         )
         for to in composed.to:
             reason = cooled if to.people else None
@@ -104,26 +110,17 @@ class Outbox:
         suppressed: str | None = None,
     ) -> None:
         """`suppressed` is the reason for not telling it at all."""
+        state, ended_ms = ("pending", None) if suppressed is None else ("suppressed", now_ms)
         db.execute(
             "INSERT OR IGNORE INTO deliveries (id, alert_id, sequence, action, recipient, body, made_at_ms, state,"
             " reason, ended_ms, due_ms, scheduled_ms, owner, rule, urgent)"
-            " SELECT :id, :alert_id, :sequence, :action, :recipient, :body, :now, :state, :reason, :ended,"
-            "  CASE WHEN EXISTS (SELECT 1 FROM deliveries WHERE state = 'pending' AND alert_id = :alert_id"
-            "   AND action = :action AND recipient = :recipient AND sequence < :sequence)"
-            "  THEN :behind ELSE :now END, :now, :owner, :rule, :urgent",
-            {
-                "id": delivery_id(*name),
-                **name._asdict(),
-                "body": body,
-                "state": "pending" if suppressed is None else "suppressed",
-                "reason": suppressed,
-                "ended": None if suppressed is None else now_ms,
-                "now": now_ms,
-                "behind": BEHIND,
-                "owner": self._owner,
-                "rule": rule,
-                "urgent": severity == "critical",
-            },
+            " SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10,"
+            "  CASE WHEN EXISTS (SELECT 1 FROM deliveries WHERE state = 'pending' AND alert_id = ?2 AND action = ?4"
+            f"  AND recipient = ?5 AND sequence < ?3) THEN {BEHIND} ELSE ?7 END, ?7, ?11, ?12, ?13",
+            (
+                *(delivery_id(*name), *name, body, now_ms, state, suppressed, ended_ms),
+                *(self._owner, rule, severity == "critical"),
+            ),
         )
         if suppressed is not None:
             metrics.SUPPRESSED.labels(name.action, suppressed.partition(" ")[0]).inc()
@@ -141,8 +138,7 @@ class Outbox:
             if not marks and not self._due(db, [replace(one, free=1) for one in open_], now_ms):
                 return leases, self._next_due(db, open_)
             with self.store.writing():
-                for mark in marks:
-                    self._write_down(db, mark, now_ms)
+                self._write_down(db, marks, now_ms)
                 self._deliver(db, [mark for mark in marks if mark.state == "delivered"], now_ms)
                 for mark in marks:
                     if mark.state != "delivered":
@@ -285,20 +281,20 @@ class Outbox:
             name = DeliveryName(delivery.alert_id, delivery.sequence, DEAD_LETTERS, of)
             self._insert(db, name, mark.dead_letter, now_ms)
 
-    def _write_down(self, db: sqlite3.Connection, mark: Mark, now_ms: int) -> None:
-        """The attempt, for the audit. Of one that is repeated for ever the last ones are kept."""
-        delivery, began_ms = mark.leased.delivery, mark.leased.began_ms
-        if began_ms is None:
-            return
-        outcome = {"delivered": "delivered", "waits": "retry"}.get(mark.state, mark.reason)
-        took_ms = max(0, now_ms - began_ms)
-        db.execute(
-            "INSERT OR REPLACE INTO attempts VALUES (?, ?, ?, ?, ?, ?)",
-            (delivery.id, delivery.attempt, began_ms, took_ms, outcome, mark.answer),
-        )
-        if delivery.attempt > KEEP_ATTEMPTS:
-            too_old = (delivery.id, delivery.attempt - KEEP_ATTEMPTS)
-            db.execute("DELETE FROM attempts WHERE delivery = ? AND attempt <= ?", too_old)
+    def _write_down(self, db: sqlite3.Connection, marks: Iterable[Mark], now_ms: int) -> None:
+        """The attempts, for the audit. Of one that is repeated for ever the last ones are kept."""
+        attempts = []
+        for mark in marks:
+            delivery, began_ms = mark.leased.delivery, mark.leased.began_ms
+            if began_ms is None:
+                continue
+            outcome = {"delivered": "delivered", "waits": "retry"}.get(mark.state, mark.reason)
+            took_ms = max(0, now_ms - began_ms)
+            attempts.append((delivery.id, delivery.attempt, began_ms, took_ms, outcome, mark.answer))
+            if delivery.attempt > KEEP_ATTEMPTS:
+                too_old = (delivery.id, delivery.attempt - KEEP_ATTEMPTS)
+                db.execute("DELETE FROM attempts WHERE delivery = ? AND attempt <= ?", too_old)
+        db.executemany("INSERT OR REPLACE INTO attempts VALUES (?, ?, ?, ?, ?, ?)", attempts)
 
     def _release(self, db: sqlite3.Connection, actions: Collection[str], now_ms: int) -> None:
         """These targets work: what waits for them is due at once.
