@@ -31,6 +31,7 @@ from settings.actions import ActionSettings, NotifySettings
 _log = structlog.get_logger()
 
 POLL_MS = 1_000
+GATHER_S = 0.01
 ADOPT_S = 2.0
 PURGE_S = 3_600.0
 MAX_RETRY_AFTER_MS = 3_600_000
@@ -68,6 +69,7 @@ class Sender:
         self._grace_s = 0.0
         self._loop = DeliveryLoop()
         self._awake = asyncio.Event()
+        self._hurried = asyncio.Event()  # awake for more than an outcome, or for the last one that was awaited
         # SQLite may wait for another process or a slow disk: not in the loop, whose time-outs must be true.
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="outbox")
         self._thread = threading.Thread(target=self._run, name="sender", daemon=True)
@@ -79,7 +81,7 @@ class Sender:
     def wake(self) -> None:
         """Something new is in the outbox. From any thread."""
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._awake.set)
+            self._loop.call_soon_threadsafe(self._hurry)
 
     def close(self, grace_ms: int) -> None:
         """Start nothing more, give attempts in flight `grace_ms`, write down how they ended, and stop.
@@ -91,7 +93,7 @@ class Sender:
 
         def begin() -> None:
             self._closing, self._grace_s = True, grace_ms / 1_000
-            self._awake.set()
+            self._hurry()
 
         self._loop.call_soon_threadsafe(begin)
         self._thread.join(grace_ms / 1_000 + CLOSING_S)
@@ -120,18 +122,24 @@ class Sender:
 
     async def _round(self) -> None:
         self._awake.clear()
+        self._hurried.clear()
         marks = tuple(self._marks)
         leases, next_due_ms = await self._on_disk(self._outbox.exchange, marks, self._places())
         del self._marks[: len(marks)]
         self._begin(leases)
         # What other processes put is found by looking; what is due while no place is free comes with a mark.
         pause_ms = POLL_MS if next_due_ms is None else min(POLL_MS, max(10, next_due_ms - self._now_ms()))
+        has_places = all(one.free > 0 for one in self._places())
         if not self._marks:
-            try:
-                async with asyncio.timeout(pause_ms / 1_000):
-                    await self._awake.wait()
-            except TimeoutError:
-                pass
+            await _within(pause_ms / 1_000, self._awake)
+        if self._marks and self._in_hand and has_places:
+            # A transaction for each outcome costs more than all else. Nothing waits for this one but a later
+            # transition of the same alert; what is new, or waits for a place, is not held up.
+            await _within(GATHER_S, self._hurried)
+
+    def _hurry(self) -> None:
+        self._awake.set()
+        self._hurried.set()
 
     def _places(self) -> tuple[Places, ...]:
         busy = Counter(leased.delivery.action for leased in self._in_hand.values())
@@ -169,6 +177,8 @@ class Sender:
         if (leased := self._in_hand.pop(delivery.id, None)) is not None:
             self._marks.append(self._mark(leased, self._actions[delivery.action], outcome))
             self._awake.set()
+            if not self._in_hand:
+                self._hurried.set()
 
     def _mark(self, leased: Leased, action: Action[ActionSettings], outcome: Outcome) -> Mark:
         answer = answer_of(action, outcome)
@@ -244,10 +254,10 @@ class Sender:
             try:
                 # In small bites, between which the flow gets its turn.
                 while await self._on_disk(self._outbox.adopt):
-                    self._awake.set()
+                    self._hurry()
                 await self._end_strangers()
                 while await self._on_disk(self._outbox.sum_up, self._recipients):
-                    self._awake.set()
+                    self._hurry()
                 if purging.is_due():
                     while await self._on_disk(self._outbox.purge, self._retention_ms):
                         pass
@@ -263,7 +273,7 @@ class Sender:
             reason = "its action is no longer configured"
             marks = [self._dead(leased, leased.row["last_answer"] or "", reason, None) for leased in leases]
             await self._on_disk(self._outbox.exchange, marks, ())
-            self._awake.set()
+            self._hurry()
 
     async def _finish(self) -> None:
         if self._attempts:
@@ -285,6 +295,15 @@ class Sender:
 
     async def _on_disk(self, work: Callable[..., T], *args: Any) -> T:
         return await self._loop.run_in_executor(self._disk, work, *args)
+
+
+async def _within(seconds: float, event: asyncio.Event) -> None:
+    """Wait for it so long at most."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        pass
 
 
 class _Hourly:
