@@ -11,6 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from actions.base import delivery_id
+from actions.delivery import sender
 from actions.webhook import WebhookAction
 from settings import DeliverySettings, RetrySettings
 from tests.actions.conftest import Start
@@ -99,6 +100,19 @@ def test_a_webhook_and_a_mail_server_that_hang_cost_the_others_nothing(start: St
         run.dispatcher.put([opened(run.settings, f"a{n}", f"P{n}") for n in range(30)])
         wait_until(lambda: len(web.requests) == 30)
         assert mail.mails == []
+
+
+def test_outcomes_that_wait_for_others_hold_up_nothing_new_nor_what_waits_for_a_place(
+    start: Start, web: HttpReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender, "GATHER_S", 600.0)
+    with HttpReceiver(default=Reply(hang=True)) as stuck:
+        run = start({"stuck": action("webhook", url=stuck.url), "web": action("webhook", url=web.url)})
+        run.dispatcher.put([opened(run.settings, "first", "A")])
+        wait_until(lambda: len(web.requests) == 1)
+        run.dispatcher.put([opened(run.settings, f"a{n}", f"P{n}") for n in range(30)])
+        wait_until(lambda: len(web.requests) == 31, timeout=WebhookAction.time_limit_s / 2)  # or `stuck` ended first
+        run.dispatcher.close(0)  # comes back
 
 
 def test_one_alert_that_waits_for_its_retry_holds_back_no_other(start: Start, web: HttpReceiver) -> None:
