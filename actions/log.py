@@ -30,7 +30,7 @@ class LogAction(TogetherAction[LogSettings]):
     """
 
     settings_type = LogSettings
-    concurrency = 256
+    concurrency = 64
     time_limit_s = 10.0
 
     def __init__(self, name: str, settings: LogSettings, context: Context) -> None:
