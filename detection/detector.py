@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
@@ -20,10 +21,13 @@ Reached = dict[tuple[str, int], tuple[str | None, int]]
 """(topic, partition) -> (log, the offset before which all is counted)."""
 
 
-class _Packed(msgspec.Struct, array_like=True):
+class _Format(msgspec.Struct, array_like=True):
     format: int
+
+
+class _Packed(_Format, array_like=True):
     number: int
-    evaluators: dict[str, bytes]
+    evaluators: list[bytes]
     reached: list[tuple[tuple[str, int], tuple[str | None, int]]] = []
 
 
@@ -35,10 +39,14 @@ class Detector:
     """
 
     def __init__(self, rules: Sequence[CountRule], *, shards: int = SHARDS, thinning: bool = True) -> None:
-        self.evaluators = [
-            CountEvaluator(rule, max(4 * rule.threshold, _KEPT_AT_LEAST) if thinning else None, shards)
-            for rule in rules
-        ]
+        alike: dict[Any, dict[int, CountRule]] = {}
+        for position, rule in enumerate(rules):
+            alike.setdefault((rule.topic.name, rule.where, rule.key), {})[position] = rule
+        self.evaluators: dict[int, CountEvaluator] = {}
+        """By the position of their first rule."""
+        for group in alike.values():
+            most = max(_KEPT_AT_LEAST, *(4 * rule.threshold for rule in group.values())) if thinning else None
+            self.evaluators[min(group)] = CountEvaluator(*group.values(), max_kept=most, shards=shards)
         self.sizes = [0] * shards
         """Bytes of each shard when it was packed last."""
         self._reached: Reached = {}
@@ -47,11 +55,11 @@ class Detector:
 
     @property
     def incomplete(self) -> int:
-        return sum(evaluator.incomplete for evaluator in self.evaluators)
+        return sum(evaluator.incomplete for evaluator in self.evaluators.values())
 
     @property
     def copies(self) -> int:
-        return sum(evaluator.copies for evaluator in self.evaluators)
+        return sum(evaluator.copies for evaluator in self.evaluators.values())
 
     def add(self, batches: Sequence[Batch], out: list[Transition]) -> None:
         """Count the rows of batches that came together; append the transitions they caused to `out`.
@@ -61,7 +69,7 @@ class Detector:
         if self._ahead:
             batches = [self._not_yet_counted(batch) for batch in batches]
         ordered: dict[tuple[int, ...], Sequence[Rows]] = {}
-        for position, evaluator in enumerate(self.evaluators):
+        for position, evaluator in self.evaluators.items():
             parts = [batch.rows[position] for batch in batches if position in batch.rows]
             if parts:
                 same = tuple(map(id, parts))
@@ -76,19 +84,19 @@ class Detector:
         """Whether `advance` would have anything to do."""
         return any(
             evaluator.is_due(shard, watermarks.watermark(topic), watermarks.floor(topic))
-            for evaluator in self.evaluators
-            for topic in (evaluator.rule.topic.name,)
+            for evaluator in self.evaluators.values()
+            for topic in (evaluator.topic,)
         )
 
     def advance(self, shard: int, watermarks: Watermarks, out: list[Transition]) -> None:
         """Resolve and free what is due in a shard; append the transitions to `out`."""
-        for evaluator in self.evaluators:
-            topic = evaluator.rule.topic.name
+        for evaluator in self.evaluators.values():
+            topic = evaluator.topic
             evaluator.advance(shard, watermarks.watermark(topic), watermarks.floor(topic), out)
 
     def pack(self, shard: int) -> bytes:
         """The state of a shard as immutable bytes."""
-        evaluators = {_identity(evaluator): evaluator.pack(shard) for evaluator in self.evaluators}
+        evaluators = [evaluator.pack(shard) for evaluator in self.evaluators.values()]
         reached = self._reached | self._ahead.get(shard, {})
         packed = msgspec.msgpack.encode(_Packed(_FORMAT, shard, evaluators, list(reached.items())))
         self.sizes[shard] = len(packed)
@@ -99,22 +107,23 @@ class Detector:
 
         A rule with the same name and meaning goes on. State of any other is dropped; its open alerts are cancelled.
         """
-        state = msgspec.msgpack.decode(packed, type=_Packed)
-        if state.format != _FORMAT:
+        found = msgspec.msgpack.decode(packed, type=_Format).format
+        if found != _FORMAT:
             raise ValueError(
-                f"detection state has format {state.format}; this version of tua reads {_FORMAT}. Go on with the"
+                f"detection state has format {found}; this version of tua reads {_FORMAT}. Go on with the"
                 " version that wrote it, or move the recovery store in state.directory away to start empty"
             )
+        state = msgspec.msgpack.decode(packed, type=_Packed)
         self.sizes[state.number] = len(packed)
         if state.reached:
             self._ahead[state.number] = dict(state.reached)
         cancelled: list[Transition] = []
-        known = {_identity(evaluator): evaluator for evaluator in self.evaluators}
-        for identity, part in state.evaluators.items():
-            if identity in known:
-                known[identity].restore(part, state.number)
-            else:
-                CountEvaluator.of_another_rule(part).cancel(cancelled)
+        known = frozenset(alerts.identity for evaluator in self.evaluators.values() for alerts in evaluator.alerts)
+        for part in state.evaluators:
+            for evaluator in self.evaluators.values():
+                if evaluator.restore(part, state.number):
+                    break
+            cancelled += CountEvaluator.cancelled(part, known)
         return state.number, cancelled
 
     def _not_yet_counted(self, batch: Batch) -> Batch:
@@ -143,7 +152,3 @@ class Detector:
         return batch._replace(
             rows={number: rows._replace(keys=columns[id(rows.keys)]) for number, rows in batch.rows.items()}
         )
-
-
-def _identity(evaluator: CountEvaluator) -> str:
-    return f"{evaluator.rule.name}@{evaluator.version}"

@@ -73,19 +73,19 @@ class Episode:
             if right - left >= self.peak:
                 self.peak = right - left + 1
 
-    def thin(self, kept: array[int], window: int) -> None:
-        """Drop the timestamps that matter only within this episode, where breach is known for good.
+    def thinnable(self, kept: array[int], window: int) -> tuple[int, int]:
+        """The timestamps [first, last) of `kept` that matter only within this episode, where breach is known for good.
 
-        A timestamp s matters at the times [s, s + window). From here on `peak` is a lower bound. The newest
-        timestamp of the key stays, for what is in order is told by it.
+        A timestamp s matters at the times [s, s + window). The newest timestamp of the key stays, for what is in order
+        is told by it.
         """
-        first = bisect_left(kept, self.start)
-        last = min(bisect_right(kept, self.end - window), len(kept) - 1)
-        if first < last:
-            self.sweep(kept, window)
-            self.dropped += last - first
-            self.exact = False
-            del kept[first:last]
+        return bisect_left(kept, self.start), min(bisect_right(kept, self.end - window), len(kept) - 1)
+
+    def thin(self, kept: array[int], window: int, number: int) -> None:
+        """Take note that so many that are `thinnable` are about to go. From here on `peak` is a lower bound."""
+        self.sweep(kept, window)
+        self.dropped += number
+        self.exact = False
 
     def forget(self, kept: array[int], window: int, cut: int) -> None:
         """Take note of its timestamps below `cut`, which are about to be freed."""

@@ -83,7 +83,7 @@ def test_a_rule_that_only_changed_its_place_among_others_keeps_its_state() -> No
     step = detection(RULE, other).detect(None)
     step.on_batch([batch(("Nokia", 100, 0))])
     moved = detection(other, RULE).detect(step.snapshot())
-    rows = batch(("Nokia", 200, 1), rule=1)
+    rows = batch(("Nokia", 200, 1))
     assert [transition.status for transition in moved.on_batch([rows])[0]] == ["opened"]
 
 

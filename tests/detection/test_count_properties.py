@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given, settings
@@ -51,9 +51,10 @@ def streams(draw: st.DrawFn) -> Stream:
 class Run:
     """The way of the live job, in memory: intake for each partition, detector, watermarks, snapshots."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Stream, *others: CountRule) -> None:
         self.stream, rule = stream, stream.rule
-        self.intake = TopicIntake(rule.topic, [rule])
+        self.rules = [rule, *others]
+        self.intake = TopicIntake(rule.topic, self.rules)
         self.highest = dict.fromkeys(range(stream.partitions), NEVER)
         self.watermarks = Watermarks([rule.topic], retention_ms=1 << 40)
         self.detector = self._new_detector()
@@ -61,9 +62,12 @@ class Run:
         self.opened_by: dict[str, int] = {}
 
     def _new_detector(self) -> Detector:
-        detector = Detector([self.stream.rule], thinning=self.stream.thinned)
-        if self.stream.thinned:
-            detector.evaluators[0]._max_kept = 2 * self.stream.rule.threshold  # 4,096 would never be met here
+        detector = Detector(self.rules, thinning=self.stream.thinned)
+        most = 2 * max(rule.threshold for rule in self.rules)  # 4,096 would never be met here
+        if self.stream.thinned and len(self.rules) == 1:
+            detector.evaluators[0].alerts[0].max_kept = most
+        elif self.stream.thinned:
+            detector.evaluators[0]._max_kept = most
         return detector
 
     def take(self, partition: int, records: list[Record]) -> None:
@@ -194,6 +198,51 @@ def test_an_alert_opens_with_the_event_that_completes_the_breach(stream: Stream)
             before = now
 
 
+@settings(max_examples=400)
+@given(streams().filter(unlimited_memory), st.lists(st.tuples(st.integers(1, 6), st.integers(1, 60)), max_size=3))
+def test_rules_that_share_their_events_say_what_each_would_say_alone(
+    stream: Stream, more: list[tuple[int, int]]
+) -> None:
+    others = [replace(stream.rule, name=f"r{n}", threshold=t, window_ms=w) for n, (t, w) in enumerate(more)]
+    say_what_each_would_say_alone(stream, others)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_rules_that_share_their_events_do_so_through_long_episodes_too(seed: int) -> None:
+    """While the rule with the longest window still holds what others have done with; keys are thinned, or freed."""
+    chance = random.Random(seed)
+    topic = Topic("t", lateness_ms=chance.choice([0, 8]), max_future_ms=None)
+    rule, *others = (
+        CountRule(f"r{n}", topic, ("k",), chance.randint(2, 6), chance.choice([8, 12, 20, 45])) for n in range(3)
+    )
+    now, events = 0, []
+    for number in range(300):
+        now += chance.choice([0, 1, 2, 3]) if chance.random() < 0.97 else chance.randint(20, 90)
+        events.append((0, "a", max(0, now - chance.randint(0, topic.lateness_ms // 2)), number))
+    kinds = [frozenset(kind) for kind in ((), ("advance",), ("restart",), ("new batch",))]
+    steps = tuple(chance.choices(kinds, [10, 5, 1, 3], k=len(events)))
+    say_what_each_would_say_alone(Stream(rule, 1, tuple(events), steps, chance.random() < 0.5), others)
+
+
+def say_what_each_would_say_alone(stream: Stream, others: list[CountRule]) -> None:
+    together = Run(stream, *others)
+    assert len(together.detector.evaluators) == 1
+    together.everything()
+    assert together.detector.evaluators[0].sizes() == (0, 0, 0)
+    for rule in (stream.rule, *others):
+        alone = facts(Run(replace(stream, rule=rule)).everything(), stream)
+        assert facts([t for t in together.out if t.rule == rule.name], stream) == alone
+
+
+def facts(transitions: list[Transition], stream: Stream) -> list[object]:
+    """What must be equal: where keys are thinned neither the peak, nor how often it was told."""
+    told = [t for t in transitions if t.told]
+    if not stream.thinned:
+        return [*told]
+    ends = [t for t in told if t.status != "updated"]
+    return [(t.alert_id, t.status, t.opened_at_ms, t.resolves_at_ms, t.events) for t in ends]
+
+
 @pytest.mark.parametrize("first_seed", range(0, 1_200, 300))
 def test_every_word_of_an_alert_is_true_when_it_is_said_also_after_the_clock_resolved_it(first_seed: int) -> None:
     """The watermark runs ahead of the events, as when all partitions were idle; the floor does not."""
@@ -243,7 +292,7 @@ def test_dense_disordered_streams_of_a_hot_key_equal_brute_force_thinned_or_not(
         generator = random.Random(seed)
         threshold, window, lateness = generator.randint(1, 5), generator.randint(1, 30), generator.randint(0, 40)
         max_kept = generator.choice([None, 2 * threshold])
-        evaluator = CountEvaluator(CountRule("r", Topic("t"), ("k",), threshold, window), max_kept)
+        evaluator = CountEvaluator(CountRule("r", Topic("t"), ("k",), threshold, window), max_kept=max_kept)
         out: list[Transition] = []
         times: list[int] = []
         newest = now = 0
@@ -259,7 +308,7 @@ def test_dense_disordered_streams_of_a_hot_key_equal_brute_force_thinned_or_not(
                 evaluator.advance(0, newest - lateness, newest - lateness, out)
             if generator.random() < 0.1:
                 packed = evaluator.pack()
-                evaluator = CountEvaluator(evaluator.rule, max_kept)
+                evaluator = CountEvaluator(evaluator.alerts[0].rule, max_kept=max_kept)
                 evaluator.restore(packed)
         evaluator.advance(0, ENDED, ENDED, out)
         found = sorted(
