@@ -29,7 +29,7 @@ _SUFFIXES = (
 SHARD_NAMES = tuple(f"s{shard:02}.{suffix}" for shard, suffix in enumerate(_SUFFIXES))
 """The shards' keys in the flow; part of the recovery format."""
 
-_REMEMBERED, _SHORT = 1_000_000, 100
+_REMEMBERED, _SHORT = 262_144, 100
 """The workers of so many keys are remembered, if they are no longer than this."""
 _MASK = (1 << 64) - 1
 

@@ -180,7 +180,7 @@ class Reader:
                 log.warning(
                     "the rule changed" if name in state.rules else "the rule is new",
                     rule=name,
-                    counts="start empty",
+                    counts="begin anew",
                     complete_from=iso(reached + rule.window_ms),
                 )
         for name in sorted(state.rules.keys() - self._rules.keys() - self._said):
