@@ -113,12 +113,12 @@ def test_an_order_has_the_form_of_the_shops() -> None:
     assert value_of(7, 12, 5_555).encode() == msgspec.json.encode(ours[0])
 
 
-def test_rules_beyond_the_first_are_met_as_rarely() -> None:
+def test_rules_beyond_the_first_alert_together_less_than_it_alone() -> None:
     made = Orders(160_000, 1_000, pace=1_600).made(10**12)
     counts = [len(made.true_alerts((rule,))) for rule in rules(20)]
     assert rules(1) == (SHIPPED,)
     assert len({(rule.threshold, rule.window_ms) for rule in rules(20)}) == 20
-    assert all(0 < count < 200 for count in counts), counts
+    assert 0 < sum(counts[1:]) < counts[0] < 200, counts
 
 
 # What a figure is made from
