@@ -251,7 +251,8 @@ class Slot(StatefulSourcePartition[Arrivals, bytes]):
             if partition.next_offset is not None
         }
         complete = self._reader.turns.complete_through(self._epoch)
-        for epoch in [epoch for epoch in self._positions if epoch < complete]:
+        # A slot that is asked later in this round may yet bring rows for shards that lack this epoch.
+        for epoch in [epoch for epoch in self._positions if epoch < min(complete, self._epoch - 1)]:
             del self._positions[epoch]
         # What was stored for partitions that are not there (yet) is kept.
         positions = self._stored | self._first | self._positions.get(complete, {})

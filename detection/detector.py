@@ -41,7 +41,7 @@ class Detector:
     def __init__(self, rules: Sequence[CountRule], *, shards: int = SHARDS, thinning: bool = True) -> None:
         alike: dict[Any, dict[int, CountRule]] = {}
         for position, rule in enumerate(rules):
-            alike.setdefault((rule.topic.name, rule.where, rule.key), {})[position] = rule
+            alike.setdefault(rule.events, {})[position] = rule
         self.evaluators: dict[int, CountEvaluator] = {}
         """By the position of their first rule."""
         for group in alike.values():

@@ -111,7 +111,7 @@ class TopicIntake:
         self._matchers: dict[Any, tuple[BatchMatcher, list[tuple[int, CountRule]]]] = {}
         for position, rule in enumerate(rules):
             if rule in own:
-                alike = self._matchers.setdefault((rule.where, rule.key), (compile_rule(self._fields, rule), []))
+                alike = self._matchers.setdefault(rule.events, (compile_rule(self._fields, rule), []))
                 alike[1].append((position, rule))
 
     def take(self, partition: int, records: Records, highest_ms: int) -> Taken:

@@ -58,6 +58,12 @@ class CountRule:
     where: tuple[tuple[str, tuple[Scalar, ...]], ...] = ()
 
     @cached_property
+    def events(self) -> tuple[object, ...]:
+        """Equal for rules about the same events under the same key. By JSON: to Python `True == 1`."""
+        where = tuple((path, tuple(map(msgspec.json.encode, values))) for path, values in self.where)
+        return self.topic.name, where, self.key
+
+    @cached_property
     def version(self) -> str:
         """Fingerprint of all that gives the rule meaning; state is kept from one start to the next by it.
 

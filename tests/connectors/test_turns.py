@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
+from zlib import crc32
 
 import msgspec
 import pytest
 
 from connectors.exchange import Exchange
-from connectors.source import Arrivals, KafkaSource, Slot, SlotState
+from connectors.partition import Partition
+from connectors.source import SLOTS, Arrivals, KafkaSource, Slot, SlotState
 from connectors.turns import Turns
 from dataflows.detect import Detect, Detection, Wake
 from detection.intake import Record, Records
@@ -82,6 +84,37 @@ def test_a_partition_is_read_from_where_it_began_if_its_records_lie_in_shards_th
     assert sum(len(slot.next_batch()) for slot in own) == 1
     states = [msgspec.msgpack.decode(slot.snapshot(), type=SlotState) for slot in own]
     assert [state.positions for state in states if state.positions] == [[(("products", 0), (70, NEVER, None))]]
+
+
+def test_rows_that_a_later_slot_brings_in_the_last_round_do_not_send_an_earlier_one_back_to_its_start() -> None:
+    brokers = Brokers(2)
+    source = KafkaSource(
+        [TOPIC], [RULE], lambda: brokers, now_ms=lambda: 0, monotonic=lambda: 0.0, stopping=lambda: False,
+        paused=lambda: False, exchange=Exchange(1), sizes=lambda: [SIZE * bool(large)] * SHARDS,
+    )  # type: ignore[arg-type, return-value]  # fmt: skip
+    large: list[int] = []
+    slots = [source.build_part("kafka", name, None) for name in source.list_parts()]
+    early, late = sorted(brokers.partitions.values(), key=lambda one: (crc32(b"products") + one.number) % SLOTS)
+
+    def bring(partition: Partition, first: int, number: int) -> None:
+        values = [Record(b'{"name":"product %d"}' % offset, 5, offset) for offset in range(first, first + number)]
+        partition.arrived(Records.of(values), 10, 0.0)
+
+    def epoch() -> int:
+        stored: dict[int, int] = {}
+        for slot in slots:
+            slot.next_batch()
+            state = msgspec.msgpack.decode(slot.snapshot(), type=SlotState)
+            stored |= {place[1]: position[0] or 0 for place, position in state.positions}
+        return stored.get(early.number, 0)
+
+    for partition in (early, late):
+        partition.end_is(0, 0.0, 0.0)
+    bring(early, 0, 300)
+    assert [epoch() for _ in range(3)] == [300] * 3
+    large.append(1)
+    bring(late, 0, 1_000)
+    assert [epoch() for _ in range(5)] == [300] * 5
 
 
 class Job:

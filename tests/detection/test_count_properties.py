@@ -207,6 +207,17 @@ def test_rules_that_share_their_events_say_what_each_would_say_alone(
     say_what_each_would_say_alone(stream, others)
 
 
+def test_rules_on_true_and_on_1_are_about_other_events() -> None:
+    topic = Topic("t", max_future_ms=None)
+    rules = [CountRule(f"r{n}", topic, ("k",), 1, 10, (("paid", (paid,)),)) for n, paid in enumerate([True, 1])]
+    taken = TopicIntake(topic, rules).take(
+        0, Records.of([Record(b'{"k":"a","paid":true}', 1, 0), Record(b'{"k":"b","paid":1}', 2, 1)]), NEVER
+    )
+    out: list[Transition] = []
+    Detector(rules).add([Batch("t", 0, None, 2, taken.rows)], out)
+    assert [(t.rule, t.key) for t in out] == [("r0", ("a",)), ("r1", ("b",))]
+
+
 @pytest.mark.parametrize("seed", range(60))
 def test_rules_that_share_their_events_do_so_through_long_episodes_too(seed: int) -> None:
     """While the rule with the longest window still holds what others have done with; keys are thinned, or freed."""
