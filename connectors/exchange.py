@@ -2,7 +2,8 @@
 
 Bytewax gives an item to the worker that its key's hash points to. An item for each of 64 shards of each batch would
 cost more than the counting, so the rows for one worker go together, under the name of one of its shards, its carrier.
-To know which shards a worker has, the hash is repeated here; `Exchange.check` sees if that goes wrong.
+To know which shards a worker has, the hash is repeated here. `Exchange.check` sees if that goes wrong, and the last
+step of the flow if there are not as many workers as this was told.
 """
 
 from __future__ import annotations
@@ -54,14 +55,14 @@ def _plain(columns: tuple[Any, ...]) -> list[Any]:
 
 
 def _unpacked(packed: bytes) -> ShardBatch:
-    shard, of, numbers, columns = msgspec.msgpack.decode(packed, strict=False)
+    shard, of, numbers, columns = msgspec.msgpack.decode(packed)
     found = []
     for keys, *rest in columns:
         if any(key.__class__ is list for key in keys):
             keys = [tuple(key) if key.__class__ is list else key for key in keys]  # noqa: PLW2901
         found.append(Rows(keys, *rest))
     topic, partition, log, next_offset = of
-    rows = {int(position): found[number] for position, number in numbers.items()}
+    rows = {position: found[number] for position, number in numbers.items()}
     return ShardBatch(shard, Batch(topic, partition, log, next_offset, rows))
 
 
@@ -109,8 +110,8 @@ class Exchange:
             own = list(map(eq, workers, repeat(worker)))
             ids = None if rows.ids is None else list(compress(rows.ids, own))
             times, offsets = list(compress(rows.times, own)), list(compress(rows.offsets, own))
-            part = Rows(list(compress(rows.keys, own)), times, offsets, rows.partition, ids, rows.lowest_ms)
-            found[worker] = part
+            keys = list(compress(rows.keys, own))
+            found[worker] = Rows(keys, times, offsets, rows.partition, ids, rows.lowest_ms)
         return found
 
     def _worker(self, key: Key | None) -> int:

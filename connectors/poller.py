@@ -34,7 +34,7 @@ log = structlog.get_logger()
 
 T = TypeVar("T")
 
-BATCH = 4000
+_BATCH = 4000
 _WAITING_BYTES = 64 * 1024 * 1024
 _RECORD_BYTES = 200
 _POLL_EVERY_S = 0.001
@@ -98,8 +98,8 @@ class Poller:
         self._positions.look_after(now_s)
         self._hold_back(now_s)
         self.looked_s = now_s
-        messages = self._consumer.consume(BATCH, 0)
-        if len(messages) < BATCH:
+        messages = self._consumer.consume(_BATCH, 0)
+        if len(messages) < _BATCH:
             # Nothing more is there; a full batch says to come back at once.
             self._polled_s = now_s
         self._sort_all(messages, now_s)

@@ -13,7 +13,6 @@ from typing import NamedTuple
 from zlib import crc32
 
 import msgspec
-import structlog
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from connectors.epochs import Epochs
@@ -21,32 +20,24 @@ from connectors.exchange import Exchange, ShardBatch
 from connectors.partition import Partition
 from connectors.poller import Poller
 from connectors.positions import Place, Position
+from connectors.reader import BATCHES, Reader
 from connectors.turns import Turns
 from connectors.workers import PerWorker
-from detection.intake import Rejected, TopicIntake
+from detection.intake import Rejected
 from detection.rows import Batch
 from detection.rules import CountRule, Topic
-from detection.times import iso
-from detection.watermarks import NEVER, PartitionState
-
-log = structlog.get_logger()
+from detection.watermarks import PartitionState
 
 SLOTS = 16
 """Number of slots; part of the recovery format, and the upper bound of processes that read."""
-
-_IDLE_S = 0.005
-_PLENTY_BYTES = 2 * 1024 * 1024
-"""With so much waiting none is asked for: what lies longer has left the processor's cache when its turn comes."""
-_BATCHES = 8
-"""At most in one call: an item for the flow costs the same whatever is in it."""
 
 
 class Arrivals(NamedTuple):
     """What one call of a slot gives to the flow.
 
     `touched`: the shards that are to be awoken, so that they are written at the end of this epoch. `rejected`: (topic,
-    record). `states`: of the slot's partitions as they were when
-    the last epoch ended, so that everything before them has been counted when they are looked at.
+    record). `states`: of the slot's partitions as they were when the last epoch ended, so that everything before them
+    has been counted when they are looked at.
     """
 
     batches: list[ShardBatch]
@@ -106,91 +97,6 @@ class KafkaSource(FixedPartitionedSource[Arrivals, bytes]):
         return self._readers.get()
 
 
-class Reader:
-    """The consumer and the compiled rules that the slots of one worker share."""
-
-    def __init__(
-        self,
-        poller: Poller,
-        topics: Sequence[Topic],
-        rules: Sequence[CountRule],
-        epochs: Epochs,
-        turns: Turns,
-        exchange: Exchange,
-        monotonic: Callable[[], float],
-    ) -> None:
-        self.poller, self.epochs, self.turns, self.exchange = poller, epochs, turns, exchange
-        self.intakes = {topic.name: TopicIntake(topic, rules) for topic in topics}
-        self.open_slots = 0
-        self.worked = True
-        self._asked: set[int] = set()
-        self._until_ms: dict[str, int] = {}
-        self._monotonic = monotonic
-        self._rules = {rule.name: rule for rule in rules}
-        self._said: set[str] = set()
-
-    def called(self, slot: int, paused: bool) -> None:
-        """A slot is asked for more. Each one is asked once in a round, and a round begins with a look for records."""
-        if self._asked and slot not in self._asked:
-            self._asked.add(slot)
-            return
-        if not self.worked:
-            # No slot had anything to give: wait a moment for a record. Here and not by `next_awake`, which is a time of
-            # the wall clock: that may step back by an hour.
-            self.poller.wait(_IDLE_S)
-        self._asked, self.worked = {slot}, False
-        if not paused:
-            self._begin_round()
-
-    def _begin_round(self) -> None:
-        """Have a look for records; decide how far the backlogs may be passed on in this round.
-
-        A key's events may lie on several partitions. Reading one ahead of another would raise an alert for each part of
-        an episode, to be merged when the rest comes. So in a round the partitions of a topic come to the same time.
-        What is new since the start never waits.
-        """
-        now_s, partitions = self._monotonic(), self.poller.partitions.values()
-        if sum(partition.waiting_bytes for partition in partitions) < _PLENTY_BYTES or any(
-            partition.is_coming(now_s) for partition in partitions
-        ):
-            self.poller.poll()
-        self._until_ms.clear()
-        for partition in partitions:
-            if partition.caught_up:
-                continue
-            if partition.waiting:
-                until_ms = partition.last_ms(_BATCHES)
-            elif partition.is_coming(now_s):
-                until_ms = NEVER
-            else:
-                continue
-            topic = partition.topic.name
-            self._until_ms[topic] = min(until_ms, self._until_ms.get(topic, until_ms))
-
-    def until_ms(self, partition: Partition) -> int | None:
-        """How far a partition may be passed on in this round; None is all the way."""
-        return None if partition.caught_up else self._until_ms.get(partition.topic.name, NEVER)
-
-    def compare_rules(self, state: SlotState) -> None:
-        """Say which rules are not those that the stored state was made by."""
-        reached = max((highest_ms for _, (_, highest_ms, _) in state.positions), default=NEVER)
-        for name, rule in self._rules.items():
-            if state.rules.get(name) != rule.version and state.positions and name not in self._said:
-                self._said.add(name)
-                log.warning(
-                    "the rule changed" if name in state.rules else "the rule is new",
-                    rule=name,
-                    counts="begin anew",
-                    complete_from=iso(reached + rule.window_ms),
-                )
-        for name in sorted(state.rules.keys() - self._rules.keys() - self._said):
-            self._said.add(name)
-            log.warning("the rule is gone: its state is dropped, its open alerts end as cancelled", rule=name)
-
-    def versions(self) -> dict[str, str]:
-        return {name: rule.version for name, rule in self._rules.items()}
-
-
 class Slot(StatefulSourcePartition[Arrivals, bytes]):
     """One part of the input: the Kafka partitions that belong to it, their positions in its snapshot."""
 
@@ -206,7 +112,7 @@ class Slot(StatefulSourcePartition[Arrivals, bytes]):
             if state.format != _FORMAT:
                 raise ValueError(f"the source's state has format {state.format}; this version of tua reads {_FORMAT}")
             self._stored = dict(state.positions)
-            self._reader.compare_rules(state)
+            self._reader.compare_rules(state.rules, state.positions)
         self._own: dict[Place, Partition] = {}
         self._epoch_ended = False
         self._epoch = 0
@@ -232,7 +138,7 @@ class Slot(StatefulSourcePartition[Arrivals, bytes]):
                 for partition in self._own.values()
             )
         if not paused:
-            for _ in range(_BATCHES):
+            for _ in range(BATCHES):
                 if not self._pass_on(arrivals):
                     break
         if not any(arrivals):

@@ -28,7 +28,7 @@ COPIES = Counter("tua_copied_events", "Events whose id was counted before")
 
 
 class Tick(NamedTuple):
-    """How far partitions were at the end of the last epoch, on its way to one shard."""
+    """How far partitions were at the end of the last epoch, on its way to one worker. `shard` is its carrier."""
 
     shard: int
     states: list[PartitionState]

@@ -15,6 +15,12 @@ class OutboxSink(DynamicSink[Transition]):
         self._job = job
 
     def build(self, step_id: str, worker_index: int, worker_count: int) -> _Part:
+        """Raises RuntimeError where Bytewax has not as many workers as rows are split for: each would lack some."""
+        if worker_count != self._job.exchange.workers:
+            raise RuntimeError(
+                f"Bytewax runs {worker_count} workers, and tua reads {self._job.exchange.workers} from its options."
+                " Write them in full, as -a ADDRESSES, -w WORKERS and -i PROCESS (not BYTEWAX_HOSTFILE_PATH)"
+            )
         return _Part(self._job)
 
 

@@ -168,10 +168,7 @@ class CountEvaluator:
         return keys
 
     def _part(self, key: Key) -> _Part:
-        return self._parts[self._shard(key)]
-
-    def _shard(self, key: Key) -> int:
-        return 0 if len(self._parts) == 1 else shard_of(key)
+        return self._parts[0 if len(self._parts) == 1 else shard_of(key)]
 
     def _put_in_bucket(self, part: _Part, key: Key, newest: int) -> None:
         number = (newest + self._window_ms) // self._bucket_ms

@@ -76,9 +76,9 @@ class Rejected(msgspec.Struct, frozen=True):
 class Taken(msgspec.Struct):
     """What came of some records of one partition.
 
-    `highest_ms`: the partition's highest accepted timestamp now. `rows`: those of each rule; one that none of the
-    records is about is not in it. `accepted`: how many records are neither
-    late, future nor invalid; the others say nothing about event time.
+    `highest_ms`: the partition's highest accepted timestamp now. `rows`: position of a rule -> its rows; a rule that
+    none of the records is about is not in it. `accepted`: how many records are neither late, future nor invalid; the
+    others say nothing about event time.
     """
 
     highest_ms: int

@@ -36,14 +36,6 @@ class Rows(NamedTuple):
         partition = self.partition if isinstance(self.partition, int) else self.partition[number]
         return partition, self.offsets[number]
 
-    def only(self, numbers: Sequence[int]) -> Rows:
-        """These of the rows, in this order."""
-        if not isinstance(self.partition, int):
-            raise TypeError("rows of several partitions are not taken apart")
-        pick = itemgetter(*numbers) if len(numbers) > 1 else lambda column: (column[numbers[0]],)
-        ids = None if self.ids is None else pick(self.ids)
-        return Rows(pick(self.keys), pick(self.times), pick(self.offsets), self.partition, ids, self.lowest_ms)
-
 
 class Batch(NamedTuple):
     """What some records of a partition, those before `next_offset`, bring to count: position of a rule -> its rows.
