@@ -10,7 +10,7 @@ import threading
 from collections.abc import Sequence
 from typing import Literal, TextIO
 
-from actions.base import Context, Delivered, Delivery, Outcome, Retry, Tell, TogetherAction
+from actions.base import Context, Delivered, Delivery, Retry, Tell, TogetherAction
 from actions.text import escaped
 from settings.actions import ActionSettings
 
@@ -54,47 +54,49 @@ class LogAction(TogetherAction[LogSettings]):
                     tell(delivery, Delivered("written"))
             lines = [line for line in lines if line[0].id not in self._late]
             self._late.difference_update(one.id for one in deliveries)
+            written, outcome = 0, Retry("standard output takes nothing at the moment")
             if self._unread:
-                outcome: Outcome = Retry(UNREAD)
-            elif self._writing:
-                outcome = Retry("standard output takes nothing at the moment")
-            elif lines:
-                outcome = await self._write(stream, "".join([text for _, text in lines]), [one.id for one, _ in lines])
-        for delivery, _ in lines:
-            tell(delivery, outcome)
+                outcome = Retry(UNREAD)
+            elif lines and not self._writing:
+                written, outcome = await self._write(stream, lines)
+        for number, (delivery, _) in enumerate(lines):
+            tell(delivery, Delivered("written") if number < written else outcome)
         if failures:
             raise failures[0]
 
-    async def _write(self, stream: TextIO, text: str, ids: Sequence[str]) -> Outcome:
+    async def _write(self, stream: TextIO, lines: Sequence[tuple[Delivery, str]]) -> tuple[int, Retry]:
+        """How many of the lines were written, and what became of the others."""
         loop = asyncio.get_running_loop()
-        written: asyncio.Future[Outcome] = loop.create_future()
+        ended: asyncio.Future[tuple[int, Retry]] = loop.create_future()
 
-        def report(outcome: Outcome) -> None:
+        def report(written: int, rest: Retry) -> None:
             self._writing = False
-            if not written.done():
-                written.set_result(outcome)
-            elif isinstance(outcome, Delivered):
-                self._late.update(ids)
+            if not ended.done():
+                ended.set_result((written, rest))
+            else:
+                self._late.update(delivery.id for delivery, _ in lines[:written])
 
         def write() -> None:
+            written, rest = 0, Retry(UNREAD)
             try:
-                stream.write(text)
-                stream.flush()
-                outcome: Outcome = Delivered("written")
+                # Each by itself: what is cut off by a kill -9 would be glued to the line that comes after it.
+                for _, text in lines:
+                    stream.write(text)
+                    stream.flush()
+                    written += 1
             except BrokenPipeError:
                 self._unread = True
                 _forget(stream)
-                outcome = Retry(UNREAD)
             except (OSError, ValueError) as error:
-                outcome = Retry(f"standard output cannot be written ({type(error).__name__})")
+                rest = Retry(f"standard output cannot be written ({type(error).__name__})")
             if not loop.is_closed():
-                loop.call_soon_threadsafe(report, outcome)
+                loop.call_soon_threadsafe(report, written, rest)
 
         # A pipe that nobody reads blocks the write, perhaps for ever: not in the loop, where others send, and not
         # in a pool, whose threads the interpreter waits for at its end.
         self._writing = True
         threading.Thread(target=write, name="log-action", daemon=True).start()
-        return await written
+        return await ended
 
 
 def _line(stream: TextIO, delivery: Delivery) -> str:

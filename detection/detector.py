@@ -28,7 +28,8 @@ class _Format(msgspec.Struct, array_like=True):
 class _Packed(_Format, array_like=True):
     number: int
     evaluators: list[bytes]
-    reached: list[tuple[tuple[str, int], tuple[str | None, int]]] = []
+    reached: list[tuple[str, str | None, list[tuple[int, int]]]] = []
+    """(topic, log, [(partition, the offset before which all is counted)])"""
 
 
 class Detector:
@@ -97,8 +98,11 @@ class Detector:
     def pack(self, shard: int) -> bytes:
         """The state of a shard as immutable bytes."""
         evaluators = [evaluator.pack(shard) for evaluator in self.evaluators.values()]
-        reached = self._reached | self._ahead.get(shard, {})
-        packed = msgspec.msgpack.encode(_Packed(_FORMAT, shard, evaluators, list(reached.items())))
+        logs: dict[tuple[str, str | None], list[tuple[int, int]]] = {}
+        for (topic, partition), (log, offset) in (self._reached | self._ahead.get(shard, {})).items():
+            logs.setdefault((topic, log), []).append((partition, offset))
+        reached = [(*log, offsets) for log, offsets in logs.items()]
+        packed = msgspec.msgpack.encode(_Packed(_FORMAT, shard, evaluators, reached))
         self.sizes[shard] = len(packed)
         return packed
 
@@ -116,7 +120,11 @@ class Detector:
         state = msgspec.msgpack.decode(packed, type=_Packed)
         self.sizes[state.number] = len(packed)
         if state.reached:
-            self._ahead[state.number] = dict(state.reached)
+            self._ahead[state.number] = {
+                (topic, partition): (log, offset)
+                for topic, log, offsets in state.reached
+                for partition, offset in offsets
+            }
         cancelled: list[Transition] = []
         known = frozenset(alerts.identity for evaluator in self.evaluators.values() for alerts in evaluator.alerts)
         for part in state.evaluators:

@@ -182,6 +182,23 @@ async def test_one_that_is_no_alert_keeps_no_other_from_being_written(monkeypatc
     assert sys.stdout.getvalue().count("\n") == 1  # type: ignore[union-attr]
 
 
+async def test_lines_are_written_one_by_one_and_only_those_that_were_not_are_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            assert text.count("\n") == 1
+            if self.getvalue().count("\n") == 2:
+                raise OSError(28, "no space")
+            return super().write(text)
+
+    monkeypatch.setattr(sys, "stdout", Full())
+    told = []
+    four = [dataclasses.replace(delivery(), id=f"d{number}") for number in range(4)]
+    await log().deliver_all(four, lambda one, outcome: told.append((one.id, type(outcome))))
+    assert told == [("d0", Delivered), ("d1", Delivered), ("d2", Retry), ("d3", Retry)]
+
+
 def test_a_reader_that_went_away_leaves_a_clean_exit() -> None:
     program = """
 import asyncio, sys
