@@ -23,6 +23,8 @@ class _Waiting(NamedTuple):
     topic_id: str | None
     begins: bool
     """Whether a log begins anew with these."""
+    cut_at: int | None
+    """The log was cut off at this offset before these came."""
 
 
 class _Read(NamedTuple):
@@ -41,7 +43,9 @@ class Partition:
     None before anything is known. `expected` is the next offset to come from the broker; what lies between is in
     `waiting`. `topic_id` is the id of the topic that next_offset belongs to, `reading_id` of the one being read;
     `logs` counts the logs that have been read under this name. `settled_ms` is highest_ms as of when it was last known
-    that the topic has no more partitions than those that are read.
+    that the topic has no more partitions than those that are read. What lies before `replayed_to` was passed on before
+    the job started. `broken_at`: the records taken last are the first after the log lost all from this offset on, or
+    began anew.
     """
 
     def __init__(
@@ -55,26 +59,45 @@ class Partition:
         self.waiting_bytes = 0
         self.committed: int | None = None
         self.paused = False
+        self.replayed_to = self._passed_to = next_offset or 0
+        self._passed_ms = highest_ms
+        self.broken_at: int | None = None
         self.logs = 0
         self.settled_ms = highest_ms
         self._unconfirmed: deque[_Read] = deque()
         self._read_before: deque[_Read] = deque()
         self._skip_to = 0
         self._begins = False
+        self._cut_at: int | None = None
         self._arrived_s = self._accepted_s = self._reachable_since_s = now_s
         self._asked_s = -1.0e9
         self._end_at_start: int | None = None
         self._end: int | None = None
         self._seen_to = -1
 
+    def resume(self, passed_to: int, passed_ms: int) -> None:
+        """Before the job started it had been passed on up to there, further than next_offset and highest_ms."""
+        self.replayed_to = self._passed_to = passed_to
+        self._passed_ms = passed_ms
+
+    @property
+    def passed_to(self) -> int:
+        """Up to where some shards may have counted, in the log of next_offset."""
+        return max(self.next_offset or 0, self._passed_to)
+
+    @property
+    def passed_ms(self) -> int:
+        """The highest timestamp accepted before passed_to."""
+        return max(self.highest_ms, self._passed_ms)
+
     def arrived(self, records: Records, size: int, now_s: float) -> None:
         """Records came, in log order; `size` is what they take in memory, about, in bytes."""
         if self.reading_id is not None:
             first, end = records.offsets[0], records.offsets[-1] + 1
             self._unconfirmed.append(_Read(first, end, records.timestamps[0], crc32(records.values[0] or b"")))
-        self.waiting.append(_Waiting(records, size, self.reading_id, self._begins))
+        self.waiting.append(_Waiting(records, size, self.reading_id, self._begins, self._cut_at))
         self.waiting_bytes += size
-        self._begins = False
+        self._begins, self._cut_at = False, None
         self.expected = records.offsets[-1] + 1
         self._arrived_s = now_s
 
@@ -98,11 +121,14 @@ class Partition:
             count = next(index for index, timestamp_ms in enumerate(times) if timestamp_ms > until_ms)
             now, later = waiting.records.part(0, count), waiting.records.part(count)
             size = waiting.size * count // len(times)
-            self.waiting.appendleft(waiting._replace(records=later, size=waiting.size - size, begins=False))
+            self.waiting.appendleft(_Waiting(later, waiting.size - size, waiting.topic_id, False, None))
             waiting = waiting._replace(records=now, size=size)
         self.waiting_bytes -= waiting.size
+        self.broken_at = 0 if waiting.begins else waiting.cut_at
+        if self.broken_at is not None:
+            self._passed_to = min(self._passed_to, self.broken_at)
         if waiting.begins:
-            self.highest_ms = self.settled_ms = NEVER
+            self.highest_ms = self.settled_ms = self._passed_ms = NEVER
         self.topic_id = waiting.topic_id
         self.next_offset = waiting.records.offsets[-1] + 1
         return waiting.records
@@ -146,11 +172,20 @@ class Partition:
         """
         self._read_before, self._unconfirmed, self._skip_to = self._unconfirmed, deque(), 0
         self.logs += 1
+        self.replayed_to, self._cut_at = 0, None
         self._begins = True
         self.reading_id = topic_id
         self.expected = self._end = self._end_at_start = None
         self._seen_to = -1
         self._arrived_s = self._accepted_s = now_s
+
+    def cut_off(self, offset: int) -> None:
+        """What lay at this offset and beyond is not in the log any more; it goes on from there."""
+        self._cut_at = offset if self._cut_at is None else min(offset, self._cut_at)
+        self.replayed_to = min(offset, self.replayed_to)
+        self._end, self._seen_to = None, -1
+        if self._end_at_start is not None:
+            self._end_at_start = min(offset, self._end_at_start)
 
     def without_counted(self, records: Records) -> Records:
         """Those that did not come before, at a position of the old log."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from functools import partial
+from typing import NamedTuple
 
 import structlog
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
@@ -26,8 +27,23 @@ _REFRESH_S = 2.0
 
 Place = tuple[str, int]
 """(topic, partition)"""
-Position = tuple[int, int, str | None]
-"""(next offset, highest accepted timestamp, id of the topic where brokers have one)"""
+
+
+class Position(NamedTuple):
+    """From where on a partition is to be read, and how far it had been passed on.
+
+    That differs while some shards have counted records that others still lack, see `connectors.turns`. `highest_ms` is
+    the highest timestamp accepted before `next_offset`, `passed_ms` before `passed_to`; `topic_id` is None where
+    brokers have none. `future`: the offsets in between that were rejected as future. That was decided by a clock, and
+    is not decided anew.
+    """
+
+    next_offset: int
+    highest_ms: int
+    topic_id: str | None
+    passed_to: int
+    passed_ms: int
+    future: list[int] = []  # noqa: RUF012 - never changed
 
 
 class Positions:
@@ -51,17 +67,24 @@ class Positions:
 
     def add(self, topic: Topic, number: int, position: Position | None) -> Partition:
         """Start reading a partition: from `position`, else the group's committed offset, else its beginning."""
-        next_offset, highest_ms, stored_id = position or (None, NEVER, None)
         topic_id = self._ids.get(topic.name)
-        known = stored_id if next_offset is not None else topic_id
-        partition = Partition(topic, number, next_offset, highest_ms, known, time.monotonic())
-        self.partitions[topic.name, number] = partition
-        if stored_id and topic_id and stored_id != topic_id:
-            self._begin_anew(partition, topic_id)
-        elif next_offset is None:
+        if position is None:
+            partition = Partition(topic, number, None, NEVER, topic_id, time.monotonic())
             self._unplaced.append(partition)
         else:
-            self._read_from(partition, next_offset)
+            place = (position.next_offset, position.highest_ms, position.topic_id)
+            partition = Partition(topic, number, *place, time.monotonic())
+            partition.resume(position.passed_to, position.passed_ms)
+        self.partitions[topic.name, number] = partition
+        if position is None:
+            return partition
+        if position.topic_id and topic_id and position.topic_id != topic_id:
+            self._begin_anew(partition, topic_id)
+        elif position.passed_to > position.next_offset:
+            # Whether what is passed over is still what is there.
+            self.lost(partition)
+        else:
+            self._read_from(partition, position.next_offset)
         return partition
 
     def lost(self, partition: Partition) -> None:
@@ -99,24 +122,26 @@ class Positions:
         expected, where = partition.expected, {"topic": partition.topic.name, "partition": partition.number}
         if topic_id != partition.reading_id:
             self._begin_anew(partition, topic_id)
-        elif expected != asked_at:
+            return
+        if expected != asked_at:
             return  # it was not lost, and has gone on
-        elif expected is None:
+        if expected is None:
             # From the beginning, which retention moved meanwhile.
             self._read_from(partition, low)
-        elif expected < low:
+            return
+        read = max(expected, partition.replayed_to)
+        if read > high and topic_id is None:
+            self._begin_anew(partition, None)
+            return
+        if read > high:
+            # Where exactly is not known: what was written since then lies before the end too.
+            text = "the log was cut off before what has been read; going on from its end, some of it may be missed"
+            log.warning(text, **where, read=read, end=high)
+            partition.cut_off(high)
+        if expected < low:
             MISSED.labels(partition.topic.name).inc(low - expected)
             log.warning("records were deleted before they were read", **where, first=expected, last=low - 1)
-            self._read_from(partition, low)
-        elif expected > high and topic_id is None:
-            self._begin_anew(partition, None)
-        elif expected > high:
-            log.warning(
-                "the log was cut off behind what has been read; going on from its end", **where, read=expected, end=high
-            )
-            self._read_from(partition, high)
-        else:
-            self._read_from(partition, expected)
+        self._read_from(partition, max(low, min(expected, high)))
 
     def _begin_anew(self, partition: Partition, topic_id: str | None) -> None:
         if partition.reading_id:

@@ -93,7 +93,8 @@ class Reader:
 
     def compare_rules(self, stored: Mapping[str, str], positions: Sequence[tuple[Place, Position]]) -> None:
         """Say which rules are not those that a slot's stored state was made by: name -> version."""
-        reached = max((highest_ms for _, (_, highest_ms, _) in positions), default=NEVER)
+        # Some shards have counted all up to there, and will pass over it.
+        reached = max((position.passed_ms for _, position in positions), default=NEVER)
         for name, rule in self._rules.items():
             if stored.get(name) != rule.version and positions and name not in self._said:
                 self._said.add(name)

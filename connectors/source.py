@@ -8,6 +8,7 @@ its own partitions, within its own epochs: a neighbour's stay in the neighbour's
 from __future__ import annotations
 
 import datetime as dt
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 from zlib import crc32
@@ -23,7 +24,8 @@ from connectors.positions import Place, Position
 from connectors.reader import BATCHES, Reader
 from connectors.turns import Turns
 from connectors.workers import PerWorker
-from detection.intake import Rejected
+from detection.detector import Detector
+from detection.intake import Rejected, judged_before
 from detection.rows import Batch
 from detection.rules import CountRule, Topic
 from detection.watermarks import PartitionState
@@ -54,15 +56,17 @@ class SlotState(msgspec.Struct, array_like=True):
     positions: list[tuple[Place, Position]]
 
 
-_FORMAT = 1
+_FORMAT = 2
+_MOST_FUTURE = 50_000
+"""Records of one partition of which is stored that they were rejected as future. With more, all shards are written."""
 
 
 class KafkaSource(FixedPartitionedSource[Arrivals, bytes]):
     """Reads the topics of `rules`.
 
     `connect` makes the process's poller. `stopping` ends the input at the next call, `paused` holds it up. `epoch_s`
-    is Bytewax's epoch interval where several workers read, whose epochs are to stay in phase. `sizes` gives the bytes
-    of each shard's state when it was packed last.
+    is Bytewax's epoch interval where several workers read, whose epochs are to stay in phase. `detector` gives this
+    worker's.
     """
 
     def __init__(
@@ -77,12 +81,12 @@ class KafkaSource(FixedPartitionedSource[Arrivals, bytes]):
         paused: Callable[[], bool],
         epoch_s: float | None = None,
         exchange: Exchange,
-        sizes: Callable[[], Sequence[int]],
+        detector: Callable[[], Detector],
     ) -> None:
         self.topics, self.rules = topics, rules
         self.now_ms, self.monotonic, self.stopping, self.paused = now_ms, monotonic, stopping, paused
         self._readers = PerWorker(
-            lambda: Reader(connect(), topics, rules, Epochs(epoch_s, stopping), Turns(sizes), exchange, monotonic)
+            lambda: Reader(connect(), topics, rules, Epochs(epoch_s, stopping), Turns(detector), exchange, monotonic)
         )
 
     def list_parts(self) -> list[str]:
@@ -108,10 +112,13 @@ class Slot(StatefulSourcePartition[Arrivals, bytes]):
         self._first: dict[Place, Position] = {}
         self._positions: dict[int, dict[Place, Position]] = {}
         """At the end of each epoch, of those that the source may have to go back to."""
+        self._future: dict[Place, list[int]] = {}
+        """The offsets that were rejected as future, of those that may be read again."""
         if state is not None:
             if state.format != _FORMAT:
                 raise ValueError(f"the source's state has format {state.format}; this version of tua reads {_FORMAT}")
             self._stored = dict(state.positions)
+            self._future = {place: list(position.future) for place, position in state.positions if position.future}
             self._reader.compare_rules(state.rules, state.positions)
         self._own: dict[Place, Partition] = {}
         self._epoch_ended = False
@@ -120,6 +127,9 @@ class Slot(StatefulSourcePartition[Arrivals, bytes]):
 
     def next_batch(self) -> list[Arrivals]:
         if self._source.stopping():
+            rest = self._reader.turns.rest()
+            if rest:
+                return [Arrivals([], rest, [], [])]
             raise StopIteration
         self._reader.epochs.called(self._epoch)
         paused = self._source.paused()
@@ -152,7 +162,7 @@ class Slot(StatefulSourcePartition[Arrivals, bytes]):
     def snapshot(self) -> bytes:
         self._epoch_ended = True
         self._positions[self._epoch] = {
-            place: (partition.next_offset, partition.highest_ms, partition.topic_id)
+            place: _position(partition, partition.next_offset, partition.highest_ms)
             for place, partition in self._own.items()
             if partition.next_offset is not None
         }
@@ -162,6 +172,13 @@ class Slot(StatefulSourcePartition[Arrivals, bytes]):
             del self._positions[epoch]
         # What was stored for partitions that are not there (yet) is kept.
         positions = self._stored | self._first | self._positions.get(complete, {})
+        for place, partition in self._own.items():
+            if place in positions:
+                first = positions[place].next_offset
+                self._future[place] = [offset for offset in self._future.get(place, ()) if offset >= first]
+                positions[place] = positions[place]._replace(
+                    passed_to=partition.passed_to, passed_ms=partition.passed_ms, future=self._future[place]
+                )
         self._epoch += 1
         self._reader.epochs.ended(self._epoch)
         return msgspec.msgpack.encode(SlotState(_FORMAT, self._reader.versions(), list(positions.items())))
@@ -191,19 +208,45 @@ class Slot(StatefulSourcePartition[Arrivals, bytes]):
         until_ms = self._reader.until_ms(partition)
         if until_ms is not None and partition.next_ms > until_ms:
             return False
-        place, before = (partition.topic.name, partition.number), partition.highest_ms
-        records = partition.take(until_ms)
+        topic, place = partition.topic.name, (partition.topic.name, partition.number)
+        before, records = partition.highest_ms, partition.take(until_ms)
         if place not in self._stored and place not in self._first:
-            self._first[place] = (records.offsets[0], before, partition.topic_id)
-        topic = partition.topic.name
+            self._first[place] = _position(partition, records.offsets[0], before)
+        if partition.broken_at is not None:
+            self._broken(place, partition, partition.broken_at, arrivals)
+        if records.offsets[0] < partition.replayed_to:
+            records = judged_before(records, partition.replayed_to, self._future.get(place, ()))
         taken = self._reader.intakes[topic].take(partition.number, records, partition.highest_ms)
         partition.highest_ms = taken.highest_ms
         if taken.accepted:
             partition.accepted(self._source.monotonic())
-        arrivals.rejected.extend((topic, rejected) for rejected in taken.rejected)
+        self._reject(place, taken.rejected, arrivals)
         if taken.rows:
             next_offset = records.offsets[-1] + 1
             batch = Batch(topic, partition.number, partition.topic_id, next_offset, taken.rows)
             arrivals.batches.extend(self._reader.exchange.split(batch))
             arrivals.touched.extend(self._reader.turns.changed(batch, self._epoch))
         return True
+
+    def _broken(self, place: Place, partition: Partition, offset: int, arrivals: Arrivals) -> None:
+        """A log lost all from an offset on, or began anew: from now on other records are counted there.
+
+        All shards are written, so that no snapshot is left which has counted what was there.
+        """
+        cut = Batch(*place, partition.topic_id, offset, {})
+        arrivals.batches.extend(self._reader.exchange.split(cut))
+        arrivals.touched.extend(self._reader.turns.all(self._epoch))
+        self._future[place] = [one for one in self._future.get(place, ()) if one < offset]
+
+    def _reject(self, place: Place, rejected: list[Rejected], arrivals: Arrivals) -> None:
+        arrivals.rejected.extend((place[0], one) for one in rejected)
+        future = [one.offset for one in rejected if one.reason == "future"]
+        if future:
+            known = self._future.setdefault(place, [])
+            known += future[bisect_right(future, known[-1]) if known else 0 :]
+            if len(known) > _MOST_FUTURE:
+                arrivals.touched.extend(self._reader.turns.all(self._epoch))
+
+
+def _position(partition: Partition, next_offset: int, highest_ms: int) -> Position:
+    return Position(next_offset, highest_ms, partition.topic_id, partition.passed_to, partition.passed_ms)

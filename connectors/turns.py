@@ -4,13 +4,15 @@ Bytewax writes the state of a shard whole, and of each shard that was awoken in 
 of it once a second would be all that the job does. So shards take turns: in an epoch as many are awoken as a budget
 allows, those first that have waited longest. The source keeps its position as of the end of the oldest epoch that the
 shards lack something of. After a crash it reads again from there, and a shard passes over what it had counted already
-(`Detector.add`).
+(`Detector.add`). A shard that passes over records lacks nothing of them, so that turns go on where they were, however
+often the job is killed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from detection.detector import Detector
 from detection.keys import SHARDS, shard_of
 from detection.rows import Batch
 
@@ -26,13 +28,13 @@ _ALL = frozenset(range(SHARDS))
 
 
 class Turns:
-    """Those of one worker. `sizes` gives the bytes of each shard when it was packed last, 0 where that is not known.
+    """Those of one worker, by the sizes of the shards of its detector: 0 where that is not known.
 
     Epochs are numbered from 0 at the start; each slot counts its own, and they may differ by one for a moment.
     """
 
-    def __init__(self, sizes: Callable[[], Sequence[int]]) -> None:
-        self._sizes = sizes
+    def __init__(self, detector: Callable[[], Detector]) -> None:
+        self._detector = detector
         self._epoch = -1
         self._awoken: set[int] = set()
         self._lack: dict[int, int] = {}
@@ -43,7 +45,7 @@ class Turns:
         """The shards whose turn has come, to be awoken in this epoch. None but at the first call in it."""
         if epoch <= self._epoch:
             return []
-        sizes = self._sizes()
+        sizes = self._detector().sizes
         least = max(_LEAST_BYTES, sum(sizes) // _EPOCHS)
         self._budget = max(least, min(_MOST_BYTES, least + self._rows * _BYTES_PER_ROW))
         self._epoch, self._rows = epoch, 0
@@ -53,12 +55,27 @@ class Turns:
     def changed(self, batch: Batch, epoch: int) -> list[int]:
         """Rows are on their way in a slot's `epoch`; the shards of them that are to be awoken in it."""
         shards = self._shards(batch) - self._awoken
+        shards = shards.difference(self._detector().passing_over(batch))
         if not shards:
             return []
-        now = self._awake(shards - self._lack.keys(), self._sizes()) if epoch == self._epoch else []
+        now = self._awake(shards - self._lack.keys(), self._detector().sizes) if epoch == self._epoch else []
         for shard in shards - self._awoken:
             self._lack[shard] = min(epoch - 1, self._lack.get(shard, epoch))
         return now
+
+    def rest(self) -> list[int]:
+        """All shards that lack something, to be awoken in this epoch: nothing comes after it."""
+        shards = sorted(self._lack)
+        self._lack.clear()
+        return shards
+
+    def all(self, epoch: int) -> list[int]:
+        """All shards, to be awoken in a slot's `epoch`, for what came before cannot be read again."""
+        self._lack = {} if epoch == self._epoch else dict.fromkeys(self._lack, epoch)
+        shards = sorted(_ALL - self._awoken)
+        if epoch == self._epoch:
+            self._awoken.update(shards)
+        return shards
 
     def complete_through(self, epoch: int) -> int:
         """The last epoch, not after this one, of which no shard's snapshot lacks anything."""

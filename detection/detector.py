@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -17,8 +17,8 @@ from detection.watermarks import Watermarks
 _KEPT_AT_LEAST = 4096
 _FORMAT = 3
 
-Reached = dict[tuple[str, int], tuple[str | None, int]]
-"""(topic, partition) -> (log, the offset before which all is counted)."""
+Reached = tuple[str | None, int]
+"""(log, the offset before which all is counted)"""
 
 
 class _Format(msgspec.Struct, array_like=True):
@@ -50,8 +50,9 @@ class Detector:
             self.evaluators[min(group)] = CountEvaluator(*group.values(), max_kept=most, shards=shards)
         self.sizes = [0] * shards
         """Bytes of each shard when it was packed last."""
-        self._reached: Reached = {}
-        self._ahead: dict[int, Reached] = {}
+        self._reached: dict[tuple[str, int], Reached] = {}
+        """By topic and partition."""
+        self._ahead: dict[tuple[str, int], dict[int, Reached]] = {}
         """How far each shard was when it was packed, until all are as far again. See `connectors.turns`."""
 
     @property
@@ -79,7 +80,16 @@ class Detector:
                 for rows in ordered[same]:
                     evaluator.add(rows, out)
         for batch in batches:
-            self._reached[batch.topic, batch.partition] = (batch.log, batch.next_offset)
+            place = (batch.topic, batch.partition)
+            if batch.rows:
+                self._reached[place] = (batch.log, batch.next_offset)
+            elif place in self._reached:
+                self._reached[place] = _cut_off(self._reached[place], batch)
+
+    def passing_over(self, batch: Batch) -> Iterable[int]:
+        """The shards that had counted all of a batch before the start."""
+        ahead = self._ahead.get((batch.topic, batch.partition), {})
+        return [shard for shard, reached in ahead.items() if _counted(reached, batch) >= batch.next_offset]
 
     def is_due(self, shard: int, watermarks: Watermarks) -> bool:
         """Whether `advance` would have anything to do."""
@@ -99,7 +109,8 @@ class Detector:
         """The state of a shard as immutable bytes."""
         evaluators = [evaluator.pack(shard) for evaluator in self.evaluators.values()]
         logs: dict[tuple[str, str | None], list[tuple[int, int]]] = {}
-        for (topic, partition), (log, offset) in (self._reached | self._ahead.get(shard, {})).items():
+        ahead = {place: shards[shard] for place, shards in self._ahead.items() if shard in shards}
+        for (topic, partition), (log, offset) in (self._reached | ahead).items():
             logs.setdefault((topic, log), []).append((partition, offset))
         reached = [(*log, offsets) for log, offsets in logs.items()]
         packed = msgspec.msgpack.encode(_Packed(_FORMAT, shard, evaluators, reached))
@@ -119,12 +130,9 @@ class Detector:
             )
         state = msgspec.msgpack.decode(packed, type=_Packed)
         self.sizes[state.number] = len(packed)
-        if state.reached:
-            self._ahead[state.number] = {
-                (topic, partition): (log, offset)
-                for topic, log, offsets in state.reached
-                for partition, offset in offsets
-            }
+        for topic, log, offsets in state.reached:
+            for partition, offset in offsets:
+                self._ahead.setdefault((topic, partition), {})[state.number] = (log, offset)
         cancelled: list[Transition] = []
         known = frozenset(alerts.identity for evaluator in self.evaluators.values() for alerts in evaluator.alerts)
         for part in state.evaluators:
@@ -137,19 +145,19 @@ class Detector:
     def _not_yet_counted(self, batch: Batch) -> Batch:
         """Without the rows that their shards had counted when they were packed."""
         place = (batch.topic, batch.partition)
-        first = min((rows.offsets[0] for rows in batch.rows.values()), default=batch.next_offset)
-        until: dict[int, int] = {}
-        for shard, reached in list(self._ahead.items()):
-            log, offset = reached.get(place, (None, 0))
-            if log == batch.log and offset > first:
-                until[shard] = offset
-            if log != batch.log or offset <= batch.next_offset:
-                # From now on it is as far as all.
-                reached.pop(place, None)
-                if not reached:
-                    del self._ahead[shard]
-        if not until:
+        ahead = self._ahead.get(place)
+        if ahead is None:
             return batch
+        if not batch.rows:
+            self._ahead[place] = {shard: _cut_off(reached, batch) for shard, reached in ahead.items()}
+            return batch
+        until = {shard: _counted(reached, batch) for shard, reached in ahead.items()}
+        # The others are as far as all from now on.
+        left = {shard: ahead[shard] for shard, offset in until.items() if offset > batch.next_offset}
+        if left:
+            self._ahead[place] = left
+        else:
+            del self._ahead[place]
         columns: dict[int, list[Key | None]] = {}
         for rows in batch.rows.values():
             if id(rows.keys) not in columns:
@@ -160,3 +168,13 @@ class Detector:
         return batch._replace(
             rows={number: rows._replace(keys=columns[id(rows.keys)]) for number, rows in batch.rows.items()}
         )
+
+
+def _counted(reached: Reached, batch: Batch) -> int:
+    """The offset before which a shard that reached so far has counted the log of a batch."""
+    log, offset = reached
+    return offset if log == batch.log or log is None or batch.log is None else 0
+
+
+def _cut_off(reached: Reached, batch: Batch) -> Reached:
+    return batch.log, min(batch.next_offset, _counted(reached, batch))

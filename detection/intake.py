@@ -27,7 +27,7 @@ _NESTING = re.compile(rb'"(?:[^"\\]|\\.)*"|[][{}]', re.DOTALL)
 
 
 class Record(NamedTuple):
-    """`arrival_ms` is what the future guard compares with; None leaves the guard out."""
+    """`arrival_ms` is what the future guard compares with; None leaves the guard out, NEVER is before any time."""
 
     value: bytes | None
     timestamp_ms: int
@@ -59,6 +59,19 @@ class Records(NamedTuple):
     def rows(self) -> Iterable[Record]:
         arrivals = repeat(self.arrivals) if self.arrivals is None or isinstance(self.arrivals, int) else self.arrivals
         return map(Record, self.values, self.timestamps, self.offsets, arrivals)
+
+
+def judged_before(records: Records, end: int, future: Sequence[int]) -> Records:
+    """Records of which those before `end` were judged before: as future were rejected the offsets in `future`.
+
+    The guard compares with a clock, which has gone on since. A record that it lets pass at the second time would make
+    those behind it late.
+    """
+    rejected = set(future)
+    return Records.of(
+        record._replace(arrival_ms=NEVER if record.offset in rejected else None) if record.offset < end else record
+        for record in records.rows()
+    )
 
 
 class Rejected(msgspec.Struct, frozen=True):
@@ -184,7 +197,8 @@ class TopicIntake:
                 rejected.append(self._reject("invalid", detail, partition, record))
                 continue
             if arrival is not None and ahead is not None and time > arrival + ahead:
-                detail = f"event time is {time - arrival} ms ahead of its arrival; {ahead} ms are allowed"
+                by = "was" if arrival == NEVER else f"is {time - arrival} ms"
+                detail = f"event time {by} ahead of its arrival; {ahead} ms are allowed"
                 rejected.append(self._reject("future", detail, partition, record))
                 continue
             if time < watermark:

@@ -40,7 +40,8 @@ class Rows(NamedTuple):
 class Batch(NamedTuple):
     """What some records of a partition, those before `next_offset`, bring to count: position of a rule -> its rows.
 
-    `log` tells topics of the same name apart, of which one was deleted; None where that is not known.
+    `log` tells topics of the same name apart, of which one was deleted; None where that is not known. One without rows
+    says that the log was cut off at `next_offset`: other records follow there, which nobody has counted.
     """
 
     topic: str

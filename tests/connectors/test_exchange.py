@@ -55,6 +55,14 @@ def test_rules_that_share_rows_share_them_behind_the_exchange_too() -> None:
     assert part.batch.rows[0] is part.batch.rows[4]
 
 
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_that_a_log_was_cut_off_is_news_for_each_worker(workers: int) -> None:
+    exchange = Exchange(workers)
+    cut = Batch("products", 3, "id", 7, {})
+    parts = [pickle.loads(pickle.dumps(part)) for part in exchange.split(cut)]
+    assert parts == [ShardBatch(carrier, cut) for carrier in exchange.shards]
+
+
 @pytest.mark.parametrize(("workers", "each"), [(1, 64), (2, 32), (4, 16), (8, 8), (16, 4)])
 def test_shards_are_dealt_out_evenly(workers: int, each: int) -> None:
     assert set(Counter(worker_of_shard(shard, workers) for shard in range(SHARDS)).values()) == {each}

@@ -10,6 +10,7 @@ from confluent_kafka import TIMESTAMP_CREATE_TIME, KafkaError, Message
 
 from connectors.partition import Partition
 from connectors.poller import Poller
+from connectors.positions import Position
 from detection.rules import Topic
 from settings import KafkaSettings
 from tests.support.receivers import free_port
@@ -23,7 +24,7 @@ def test_a_job_that_stood_still_does_not_take_what_it_has_not_seen_for_calm(monk
     for module in ("poller", "positions"):
         monkeypatch.setattr(f"connectors.{module}.time", SimpleNamespace(monotonic=lambda: now.s))
     poller.looked_s = 100.0
-    partition = poller.add("products", 0, (1, 9_000, None))
+    partition = poller.add("products", 0, Position(1, 9_000, None, 1, 9_000))
 
     def idle_after(seconds: float) -> bool:
         now.s += seconds
@@ -52,7 +53,7 @@ def answer(offset: int, code: int | None = None) -> Message:
 
 
 def reading(poller: Poller) -> Partition:
-    return poller.add("products", 0, (10, 9_000, None))
+    return poller.add("products", 0, Position(10, 9_000, None, 10, 9_000))
 
 
 @pytest.fixture

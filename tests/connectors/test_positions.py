@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
-from connectors.positions import Positions
+from connectors.positions import Position, Positions
 from detection.intake import Record, Records
 from detection.rules import Topic
 from detection.watermarks import NEVER
@@ -66,13 +66,17 @@ def refresh(positions: Positions, at_s: float) -> None:
     positions.look_after(at_s)
 
 
+def at(offset: int, highest_ms: int, topic_id: str | None, passed_to: int | None = None) -> Position:
+    return Position(offset, highest_ms, topic_id, passed_to or offset, highest_ms)
+
+
 def records(*offsets: int) -> Records:
     return Records.of(Record(b"{}", 1_000 + offset, offset) for offset in offsets)
 
 
 def test_a_topic_whose_id_is_learnt_late_is_no_other_topic(make: Callable[..., tuple[Positions, Asked]]) -> None:
     positions, asked = make()
-    partition = positions.add(TOPIC, 0, (500, 9_000, None))
+    partition = positions.add(TOPIC, 0, at(500, 9_000, None))
     refresh(positions, 10.0)
     asked.topic_then((2, "a"))
     assert (partition.expected, partition.reading_id) == (500, "a")
@@ -90,7 +94,7 @@ def test_a_beginning_that_retention_moved_is_looked_for_again(make: Callable[...
 
 def test_a_stored_position_in_a_topic_of_another_id_is_not_used(make: Callable[..., tuple[Positions, Asked]]) -> None:
     positions, _ = make(products="b")
-    partition = positions.add(TOPIC, 0, (500, 9_000, "a"))
+    partition = positions.add(TOPIC, 0, at(500, 9_000, "a"))
     assert (partition.expected, assigned(positions)) == (0, {0: 0})
     assert (partition.next_offset, partition.highest_ms) == (500, 9_000), "until a record of the new log is passed on"
 
@@ -99,7 +103,7 @@ def test_without_an_id_an_offset_beyond_the_end_tells_a_topic_made_anew(
     make: Callable[..., tuple[Positions, Asked]],
 ) -> None:
     positions, asked = make()
-    partition = positions.add(TOPIC, 0, (500, 9_000, None))
+    partition = positions.add(TOPIC, 0, at(500, 9_000, None))
     positions.lost(partition)
     asked.edges_then[0]((0, 20))
     partition.arrived(records(0), 2, 1.0)
@@ -109,7 +113,7 @@ def test_without_an_id_an_offset_beyond_the_end_tells_a_topic_made_anew(
 
 def test_a_topic_that_was_made_anew_is_read_from_its_beginning(make: Callable[..., tuple[Positions, Asked]]) -> None:
     positions, asked = make(products="a")
-    partition = positions.add(TOPIC, 0, (490, 9_000, "a"))
+    partition = positions.add(TOPIC, 0, at(490, 9_000, "a"))
     positions.lost(partition)
     refresh(positions, 10.0)
     asked.topic_then((2, "b"))
@@ -122,7 +126,7 @@ def test_a_broker_that_has_not_heard_of_the_new_topic_does_not_bring_the_old_one
     make: Callable[..., tuple[Positions, Asked]],
 ) -> None:
     positions, asked = make(products="b")
-    partition = positions.add(TOPIC, 0, (500, 9_000, "a"))
+    partition = positions.add(TOPIC, 0, at(500, 9_000, "a"))
     refresh(positions, 10.0)
     asked.topic_then((7, "a"))
     assert (partition.reading_id, partition.logs, positions.counts) == ("b", 1, {"products": 2})
@@ -130,7 +134,7 @@ def test_a_broker_that_has_not_heard_of_the_new_topic_does_not_bring_the_old_one
 
 def test_an_id_that_was_wrong_for_a_moment_changes_nothing(make: Callable[..., tuple[Positions, Asked]]) -> None:
     positions, asked = make(products="a")
-    partition = positions.add(TOPIC, 0, (490, 9_000, "a"))
+    partition = positions.add(TOPIC, 0, at(490, 9_000, "a"))
     positions.lost(partition)
     asked.topic_then((2, "a"))
     partition.arrived(records(490, 491), 2, 1.0)
@@ -143,7 +147,7 @@ def test_event_time_is_settled_when_it_is_known_that_there_are_no_more_partition
 ) -> None:
     """A new partition may bring events of the time since then: the floor must not pass them."""
     positions, asked = make(products="a")
-    partition = positions.add(TOPIC, 0, (1, 1_000, "a"))
+    partition = positions.add(TOPIC, 0, at(1, 1_000, "a"))
     refresh(positions, 10.0)
     partition.highest_ms = 2_000
     assert partition.state(2, 0, 0.0).settled_ms == 1_000
@@ -161,8 +165,57 @@ def test_a_topic_that_is_gone_is_said(
     make: Callable[..., tuple[Positions, Asked]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     positions, asked = make(products="a")
-    positions.add(TOPIC, 0, (1, 1_000, "a"))
+    positions.add(TOPIC, 0, at(1, 1_000, "a"))
     for second in (10.0, 13.0):
         refresh(positions, second)
         asked.topic_then(KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART)))
     assert capsys.readouterr().out.count("is not there") == 1
+
+
+def test_what_is_passed_over_after_a_restart_is_looked_at_first(
+    make: Callable[..., tuple[Positions, Asked]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Some shards had counted up to 500, from 490 on others had not; meanwhile the log lost what lay behind 495."""
+    positions, asked = make(products="a")
+    partition = positions.add(TOPIC, 0, at(490, 9_000, "a", 500))
+    assert assigned(positions) == {}
+    asked.topic_then((2, "a"))
+    asked.edges_then[0]((0, 495))
+    assert assigned(positions) == {0: 490}
+    assert capsys.readouterr().out.count("cut off") == 1
+    assert partition.passed_to == 500, "until it is told"
+    partition.arrived(records(490, 491), 2, 1.0)
+    partition.take()
+    assert (partition.broken_at, partition.passed_to, partition.next_offset) == (495, 495, 492)
+    partition.arrived(records(492), 2, 1.0)
+    partition.take()
+    assert partition.broken_at is None, "told once"
+
+
+def test_a_log_that_is_whole_is_read_on(make: Callable[..., tuple[Positions, Asked]]) -> None:
+    positions, asked = make(products="a")
+    partition = positions.add(TOPIC, 0, at(490, 9_000, "a", 500))
+    asked.topic_then((2, "a"))
+    asked.edges_then[0]((0, 500))
+    partition.arrived(records(490), 2, 1.0)
+    partition.take()
+    assert (partition.broken_at, partition.passed_to) == (None, 500)
+
+
+def test_a_log_that_is_cut_off_while_it_is_read_goes_on_from_its_end(
+    make: Callable[..., tuple[Positions, Asked]],
+) -> None:
+    positions, asked = make(products="a")
+    partition = positions.add(TOPIC, 0, at(490, 9_000, "a"))
+    partition.arrived(records(490, 491, 492), 2, 1.0)
+    positions.lost(partition)
+    asked.topic_then((2, "a"))
+    asked.edges_then[0]((0, 491))
+    assert assigned(positions) == {0: 491}
+    partition.take()
+    assert partition.broken_at is None, "what was read of the old end comes first"
+    partition.end_is(491, 2.0, 2.0)
+    partition.arrived(records(491), 2, 3.0)
+    partition.take()
+    assert (partition.broken_at, partition.next_offset, partition.highest_ms) == (491, 492, 9_000)
+    assert partition.caught_up

@@ -5,12 +5,15 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterable
 
+import msgspec
+import pytest
+
 from connectors.exchange import Exchange
 from connectors.partition import Partition
 from connectors.positions import Position
-from connectors.source import SLOTS, Arrivals, KafkaSource, Slot
+from connectors.source import SLOTS, Arrivals, KafkaSource, Slot, SlotState
+from detection.detector import Detector
 from detection.intake import Record, Records
-from detection.keys import SHARDS
 from detection.rules import CountRule, Topic
 from detection.watermarks import NEVER
 
@@ -28,7 +31,10 @@ class Brokers:
         self.waits = 0
 
     def add(self, topic: str, number: int, position: Position | None) -> Partition:
-        partition = self.partitions[topic, number] = Partition(TOPIC, number, *(position or (0, NEVER, None)), 0.0)
+        place = (position.next_offset, position.highest_ms, position.topic_id) if position else (0, NEVER, None)
+        partition = self.partitions[topic, number] = Partition(TOPIC, number, *place, 0.0)
+        if position:
+            partition.resume(position.passed_to, position.passed_ms)
         return partition
 
     def fill(self, number: int, *times: int) -> None:
@@ -51,7 +57,7 @@ class Brokers:
 def slots(brokers: Brokers, paused: bool = False) -> list[Slot]:
     source = KafkaSource(
         [TOPIC], [RULE], lambda: brokers, now_ms=lambda: 0, monotonic=lambda: 0.0, stopping=lambda: False,
-        paused=lambda: paused, exchange=Exchange(1), sizes=lambda: [0] * SHARDS,
+        paused=lambda: paused, exchange=Exchange(1), detector=lambda: Detector([RULE]),
     )  # type: ignore[arg-type, return-value]  # fmt: skip
     return [source.build_part("kafka", name, None) for name in source.list_parts()]
 
@@ -106,3 +112,14 @@ def test_a_source_that_is_paused_gives_nothing_and_does_not_spin() -> None:
     for _ in range(2):
         assert [slot.next_batch() for slot in own] == [[]] * SLOTS
     assert brokers.waits == 1
+
+
+def test_a_new_rule_is_complete_from_behind_what_some_shards_pass_over(capsys: pytest.CaptureFixture[str]) -> None:
+    position = Position(next_offset=5, highest_ms=1_000, topic_id=None, passed_to=50, passed_ms=61_000)
+    state = msgspec.msgpack.encode(SlotState(2, {}, [(("products", 0), position)]))
+    source = KafkaSource(
+        [TOPIC], [RULE], lambda: Brokers(1), now_ms=lambda: 0, monotonic=lambda: 0.0, stopping=lambda: False,
+        paused=lambda: False, exchange=Exchange(1), detector=lambda: Detector([RULE]),
+    )  # type: ignore[arg-type, return-value]  # fmt: skip
+    source.build_part("kafka", "in00", state)
+    assert "complete_from=1970-01-01T00:01:02.000Z" in capsys.readouterr().out

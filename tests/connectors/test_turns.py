@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
+from collections.abc import Callable
+from contextlib import suppress
 from zlib import crc32
 
 import msgspec
@@ -11,9 +13,11 @@ import pytest
 
 from connectors.exchange import Exchange
 from connectors.partition import Partition
+from connectors.positions import Position
 from connectors.source import SLOTS, Arrivals, KafkaSource, Slot, SlotState
 from connectors.turns import Turns
 from dataflows.detect import Detect, Detection, Wake
+from detection.detector import Detector
 from detection.intake import Record, Records
 from detection.keys import SHARDS, shard_of
 from detection.rows import Batch, Rows
@@ -29,13 +33,20 @@ RULE = CountRule("hot", TOPIC, ("name",), 4, 100)
 SIZE = 400_000
 
 
+def detector_of(size: int) -> Callable[[], Detector]:
+    """One of which each shard took so many bytes."""
+    detector = Detector([RULE])
+    detector.sizes = [size] * SHARDS
+    return lambda: detector
+
+
 def batch(*keys: str, offset: int = 0) -> Batch:
     rows = Rows(keys, [0] * len(keys), range(offset, offset + len(keys)))
     return Batch("products", 0, None, offset + len(keys), {0: rows})
 
 
 def test_little_state_is_written_in_each_epoch_in_which_it_changed() -> None:
-    turns = Turns(lambda: [1_000] * SHARDS)
+    turns = Turns(detector_of(1_000))
     for epoch in range(3):
         assert turns.due(epoch) == []
         assert turns.changed(batch("Nokia", "iPad"), epoch) == sorted({shard_of("Nokia"), shard_of("iPad")})
@@ -44,7 +55,7 @@ def test_little_state_is_written_in_each_epoch_in_which_it_changed() -> None:
 
 
 def test_much_state_is_written_by_and_by_and_the_source_stays_behind_until_then() -> None:
-    turns = Turns(lambda: [SIZE] * SHARDS)
+    turns = Turns(detector_of(SIZE))
     turns.due(0)
     many = batch(*(f"product {number}" for number in range(1_000)))
     written = turns.changed(many, 0)
@@ -61,7 +72,7 @@ def test_much_state_is_written_by_and_by_and_the_source_stays_behind_until_then(
 
 
 def test_rows_that_a_slot_brings_late_in_the_epoch_before_are_not_taken_for_written() -> None:
-    turns = Turns(lambda: [0] * SHARDS)
+    turns = Turns(detector_of(0))
     turns.due(5)
     shard = shard_of("Nokia")
     turns.changed(batch("Nokia"), 4)
@@ -75,7 +86,7 @@ def test_a_partition_is_read_from_where_it_began_if_its_records_lie_in_shards_th
     brokers = Brokers(1)
     source = KafkaSource(
         [TOPIC], [RULE], lambda: brokers, now_ms=lambda: 0, monotonic=lambda: 0.0, stopping=lambda: False,
-        paused=lambda: False, exchange=Exchange(1), sizes=lambda: [SIZE] * SHARDS,
+        paused=lambda: False, exchange=Exchange(1), detector=detector_of(SIZE),
     )  # type: ignore[arg-type, return-value]  # fmt: skip
     own = [source.build_part("kafka", name, None) for name in source.list_parts()]
     brokers.partitions["products", 0].end_is(0, 0.0, 0.0)
@@ -83,16 +94,18 @@ def test_a_partition_is_read_from_where_it_began_if_its_records_lie_in_shards_th
     brokers.partitions["products", 0].arrived(Records.of(values), 10, 0.0)
     assert sum(len(slot.next_batch()) for slot in own) == 1
     states = [msgspec.msgpack.decode(slot.snapshot(), type=SlotState) for slot in own]
-    assert [state.positions for state in states if state.positions] == [[(("products", 0), (70, NEVER, None))]]
+    assert [state.positions for state in states if state.positions] == [
+        [(("products", 0), Position(70, NEVER, None, 1_070, 5))]
+    ]
 
 
 def test_rows_that_a_later_slot_brings_in_the_last_round_do_not_send_an_earlier_one_back_to_its_start() -> None:
     brokers = Brokers(2)
+    detector = Detector([RULE])
     source = KafkaSource(
         [TOPIC], [RULE], lambda: brokers, now_ms=lambda: 0, monotonic=lambda: 0.0, stopping=lambda: False,
-        paused=lambda: False, exchange=Exchange(1), sizes=lambda: [SIZE * bool(large)] * SHARDS,
+        paused=lambda: False, exchange=Exchange(1), detector=lambda: detector,
     )  # type: ignore[arg-type, return-value]  # fmt: skip
-    large: list[int] = []
     slots = [source.build_part("kafka", name, None) for name in source.list_parts()]
     early, late = sorted(brokers.partitions.values(), key=lambda one: (crc32(b"products") + one.number) % SLOTS)
 
@@ -112,7 +125,7 @@ def test_rows_that_a_later_slot_brings_in_the_last_round_do_not_send_an_earlier_
         partition.end_is(0, 0.0, 0.0)
     bring(early, 0, 300)
     assert [epoch() for _ in range(3)] == [300] * 3
-    large.append(1)
+    detector.sizes = [SIZE] * SHARDS
     bring(late, 0, 1_000)
     assert [epoch() for _ in range(5)] == [300] * 5
 
@@ -126,15 +139,16 @@ class Job:
         self.positions: dict[str, bytes] = {}
         self.shards: dict[int, bytes] = {}
         self.told: dict[tuple[str, int], Transition] = {}
-        self.writes = self.behind = 0
+        self.writes = self.behind = self.cuts = 0
         self.start()
 
     def start(self) -> None:
         self.brokers = Brokers(PARTITIONS)
         self.detection = Detection([RULE], [TOPIC], 0, Exchange(1))
+        self.stopping = False
         source = KafkaSource(
-            [TOPIC], [RULE], lambda: self.brokers, now_ms=lambda: 0, monotonic=lambda: 0.0, stopping=lambda: False,
-            paused=lambda: False, exchange=Exchange(1), sizes=lambda: [SIZE] * SHARDS,
+            [TOPIC], [RULE], lambda: self.brokers, now_ms=lambda: 0, monotonic=lambda: 0.0,
+            stopping=lambda: self.stopping, paused=lambda: False, exchange=Exchange(1), detector=self.heavy,
         )  # type: ignore[arg-type, return-value]  # fmt: skip
         self.steps = {shard: self.detection.detect(packed) for shard, packed in self.shards.items()}
         self.slots: dict[str, Slot] = {}
@@ -144,21 +158,44 @@ class Job:
         for (_, number), partition in self.brokers.partitions.items():
             self.read[number] = partition.next_offset or 0
             partition.end_is(0, 0.0, 0.0)
+            self.look_at(partition)
         self.epoch = dict.fromkeys(self.slots, 0)
         self.ended = 0
         self.items: dict[int, list[Arrivals]] = defaultdict(list)
         self.new_positions: dict[int, dict[str, bytes]] = defaultdict(dict)
+
+    def heavy(self) -> Detector:
+        self.detection.detector.sizes = [SIZE] * SHARDS
+        return self.detection.detector
+
+    def look_at(self, partition: Partition) -> None:
+        """What `Positions` does where a log may have been cut off."""
+        end = len(self.logs[partition.number])
+        if max(self.read[partition.number], partition.replayed_to) > end:
+            partition.cut_off(end)
+            self.read[partition.number] = min(self.read[partition.number], end)
+
+    def cut_off(self, number: int, *, read: bool) -> None:
+        """A log gets records that nobody misses, which are `read` and counted; then they are gone."""
+        log = self.logs[number]
+        end = len(log)
+        log += [(f"lost {number} {end} {more}", log[-1][1] if log else 1_000) for more in range(300)]
+        if read:
+            for _ in range(3):
+                self.round(ends=True, all_of_it=True)
+        del log[end:]
+        self.cuts += 1
 
     def produce(self, now_ms: int) -> None:
         for _ in range(self.chance.randint(0, 40)):
             key = self.chance.randrange(KEYS)
             self.logs[key % PARTITIONS].append((f"product {key}", now_ms - self.chance.randint(0, 50)))
 
-    def round(self, *, ends: bool) -> None:
+    def round(self, *, ends: bool, all_of_it: bool = False) -> None:
         """Each slot is asked for more; when the epoch `ends`, some are asked once more before theirs does."""
         for number, partition in self.brokers.partitions.items():
             log, at = self.logs[number[1]], self.read[number[1]]
-            upto = self.chance.randint(at, len(log))
+            upto = len(log) if all_of_it else self.chance.randint(at, len(log))
             if upto > at:
                 values = [
                     Record(b'{"name":"%s"}' % key.encode(), time, offset)
@@ -211,14 +248,26 @@ class Job:
             assert before == transition, "what is told again is the same"
 
 
+@pytest.mark.parametrize("cuts", [False, True], ids=["", "logs that are cut off"])
 @pytest.mark.parametrize("seed", range(40))
-def test_after_crashes_each_episode_is_told_once_with_its_true_facts(seed: int) -> None:
+def test_after_crashes_each_episode_is_told_once_with_its_true_facts(seed: int, cuts: bool) -> None:
     job = Job(seed)
     now_ms = 1_000
     for _ in range(60):
         now_ms += 10
         job.produce(now_ms)
         job.round(ends=job.chance.random() < 0.4)
+        number = job.chance.randrange(PARTITIONS)
+        if cuts and job.chance.random() < 0.1:
+            # While the job runs, or while it is down.
+            job.cut_off(number, read=True)
+            if job.chance.random() < 0.5:
+                job.look_at(job.brokers.partitions["products", number])
+            else:
+                job.start()
+            # What is written before the cut is noticed cannot be told from what was lost.
+            job.produce(now_ms)
+            job.round(ends=True, all_of_it=True)
         if job.chance.random() < 0.1:
             job.behind += len(job.shards) > 0
             job.start()
@@ -236,3 +285,73 @@ def test_after_crashes_each_episode_is_told_once_with_its_true_facts(seed: int) 
         if of.status == "resolved" and of.merged_into is None
     ]
     assert sorted(ends) == sorted(truth)
+
+
+def began_at(job: Job) -> int:
+    return job.brokers.partitions["products", 0].next_offset or 0
+
+
+def test_a_clean_stop_leaves_nothing_to_be_read_again() -> None:
+    job = Job(1)
+    job.logs[0] = [(f"product {number}", 1_000) for number in range(1_000)]
+    job.round(ends=True, all_of_it=True)
+    job.stopping = True
+    awoken = 0
+    for name, slot in job.slots.items():
+        with suppress(StopIteration):
+            while True:
+                given = slot.next_batch()
+                awoken += sum(len(one.touched) for one in given)
+                job.items[job.epoch[name]] += given
+        job.new_positions[job.epoch[name]][name] = slot.snapshot()
+    assert 0 < awoken < SHARDS
+    job.end_epoch()
+    job.start()
+    assert began_at(job) == 1_000
+    job.stopping = True
+    with pytest.raises(StopIteration):
+        next(iter(job.slots.values())).next_batch()
+
+
+def test_a_job_that_is_killed_again_and_again_gets_on_with_its_turns() -> None:
+    job = Job(1)
+    job.logs[0] = [(f"product {number}", 1_000) for number in range(1_000)]
+    runs = 0
+    while began_at(job) < 1_000:
+        runs += 1
+        assert runs < SHARDS, "each run writes some shards that the one before did not"
+        job.round(ends=True, all_of_it=True)
+        job.start()
+    assert runs > 1
+
+
+def test_a_record_rejected_as_future_is_rejected_again_when_it_is_read_again() -> None:
+    """Else it would be accepted, for the clock has gone on, and those behind it would be late."""
+    guarded = Topic("products", lateness_ms=50, max_future_ms=60_000)
+    detector = detector_of(SIZE)
+
+    def run(states: dict[str, bytes], arrival_ms: int) -> tuple[list[int], list[int], dict[str, bytes]]:
+        """The offsets that were rejected, those that count, and what is stored."""
+        brokers = Brokers(1)
+        source = KafkaSource(
+            [guarded], [RULE], lambda: brokers, now_ms=lambda: 0, monotonic=lambda: 0.0, stopping=lambda: False,
+            paused=lambda: False, exchange=Exchange(1), detector=detector,
+        )  # type: ignore[arg-type, return-value]  # fmt: skip
+        slots = {name: source.build_part("kafka", name, states.get(name)) for name in source.list_parts()}
+        partition = brokers.partitions["products", 0]
+        partition.topic = guarded
+        partition.end_is(0, 0.0, 0.0)
+        times = [1_000_000] * 998 + [9_000_000, 1_000_000]
+        first = partition.next_offset or 0
+        read = [Record(b'{"name":"product %d"}' % at, times[at], at, arrival_ms) for at in range(first, 1_000)]
+        partition.arrived(Records.of(read), 10, 0.0)
+        given = [one for slot in slots.values() for one in slot.next_batch()]
+        rejected = [one.offset for arrivals in given for _, one in arrivals.rejected]
+        counted = [batch.rows[0].offsets for arrivals in given for _, batch in arrivals.batches]
+        return rejected, [*counted[0]], {name: slot.snapshot() for name, slot in slots.items()}
+
+    first = run({}, 1_000_000)
+    assert first[0] == [998]
+    again = run(first[2], 8_999_000)
+    assert again[:2] == first[:2]
+    assert run(again[2], 8_999_000)[:2] == first[:2], "and once more"

@@ -87,6 +87,29 @@ def test_a_rule_that_only_changed_its_place_among_others_keeps_its_state() -> No
     assert [transition.status for transition in moved.on_batch([rows])[0]] == ["opened"]
 
 
+@pytest.mark.parametrize("cut", [False, True])
+@pytest.mark.parametrize("log", [None, "id"])
+def test_a_shard_passes_over_what_it_had_counted_unless_the_log_lost_that(cut: bool, log: str | None) -> None:
+    """Also where the id of the topic was learnt after it was counted."""
+    step = detection(RULE).detect(None)
+    step.on_batch([batch(("Nokia", 100, 0), ("iPad", 200, 1))])
+    if cut:
+        step.on_batch([ShardBatch(SHARD, Batch("products", 0, None, 1, {}))])
+    again = detection(RULE).detect(step.snapshot())
+    rows = Rows.of([("Nokia", 150, 1)], lowest_ms=0)
+    told, _ = again.on_batch([ShardBatch(SHARD, Batch("products", 0, log, 2, {0: rows}))])
+    assert len(told) == cut
+
+
+def test_what_the_log_lost_after_the_restart_is_not_passed_over() -> None:
+    step = detection(RULE).detect(None)
+    step.on_batch([batch(("Nokia", 100, 0), ("iPad", 200, 1))])
+    again = detection(RULE).detect(step.snapshot())
+    again.on_batch([ShardBatch(SHARD, Batch("products", 0, None, 1, {}))])
+    told, _ = again.on_batch([batch(("Nokia", 150, 1))])
+    assert len(told) == 1
+
+
 def test_state_of_another_format_is_refused_and_not_guessed_at() -> None:
     with pytest.raises(ValueError, match="format 99"):
         detection(RULE).detect(msgspec.msgpack.encode((99, 7, {})))
