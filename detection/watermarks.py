@@ -82,11 +82,10 @@ class Watermarks:
             watermark = _minus(min(active), topic.lateness_ms)
         else:
             watermark = min(state.now_ms for state in states) - topic.lateness_ms - topic.idle_timeout_ms
-        if watermark == NEVER or not all(state.caught_up for state in states):
-            return watermark, NEVER
         lowest = _minus(min(state.settled_ms for state in states), topic.lateness_ms)
-        if not active and any(state.quiet_ms < self._retention_ms for state in states):
-            # The wall clock may be far ahead of event time (a replay, a test), and events may go on there.
+        is_behind = not all(state.caught_up for state in states)
+        if is_behind or (not active and any(state.quiet_ms < self._retention_ms for state in states)):
+            # A backlog may be older than the retention, and the wall clock far ahead of event time (a replay, a test).
             return watermark, min(watermark, lowest)
         return watermark, min(watermark, max(lowest, watermark - self._retention_ms))
 

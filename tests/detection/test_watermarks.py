@@ -64,8 +64,9 @@ def test_when_all_are_idle_the_floor_stays_until_they_have_been_quiet_for_the_re
     assert after(*quiet, report(1, 400, idle=True, quiet_ms=500)) == (960, 460)
 
 
-def test_a_partition_that_is_read_behind_frees_nothing() -> None:
-    assert after(report(0, 500), report(1, 300, caught_up=False)) == (290, NEVER)
+def test_a_backlog_frees_what_no_partition_will_need_and_may_be_older_than_the_retention() -> None:
+    assert after(report(0, 500), report(1, 300, caught_up=False)) == (290, 290)
+    assert after(report(0, 2_000, caught_up=False), report(1, 600, idle=True)) == (1_990, 590)
 
 
 def test_a_partition_that_ended_holds_nothing_back() -> None:
