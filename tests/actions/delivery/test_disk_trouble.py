@@ -204,7 +204,8 @@ def test_an_outcome_that_the_file_cannot_take_is_not_forgotten(start: Start, web
 
 
 def test_memory_has_a_bound_at_which_the_source_must_pause(start: Start, tmp_path: Path) -> None:
-    with HttpReceiver(default=Reply(500)) as web:
+    # No attempt ends meanwhile: what is to be noted of it would lie in memory too.
+    with HttpReceiver(default=Reply(hang=True)) as web:
         run = start({"web": action("webhook", url=web.url)})
         run.dispatcher._outbox._bound = 10
         run.dispatcher.put([opened(run.settings, f"a{n}", f"A{n}") for n in range(20)])
