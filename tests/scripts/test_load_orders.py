@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 
-from scripts.demo import embedded_broker
 from scripts.load_orders import PRODUCTS, make_orders, send
+from scripts.stack import embedded_broker
 from tests.support.cluster import Cluster
 from tests.support.receivers import free_port
 
