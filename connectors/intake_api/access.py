@@ -6,6 +6,7 @@ import hashlib
 import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address, ip_network
 
 from starlette.requests import Request
@@ -62,6 +63,7 @@ def _authorization(request: Request) -> bytes:
     return bytes(values[0]) if len(values) == 1 else b""
 
 
+@lru_cache(maxsize=10_000)
 def _network_of(host: str) -> str:
     """An address; of IPv6 its network, in which a client takes any address it likes."""
     try:

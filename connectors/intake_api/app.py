@@ -164,6 +164,9 @@ def make_app(intake: Intake) -> FastAPI:
         ("/health/live", "GET", intake.live, openapi.of_health("Is the process there?", may_fail=False)),
         ("/health/ready", "GET", intake.ready, openapi.of_health("Can it write to the topics?", may_fail=True)),
     ):
+        # FastAPI describes the route, and Starlette's comes before it: to look for dependencies, of which there are
+        # none, and to open a stack for them takes FastAPI as long as all the rest of a request.
+        app.add_route(path, endpoint, [method], include_in_schema=False)
         app.add_api_route(path, endpoint, methods=[method], response_class=Response, **described)
     openapi.complete(app, secured)
     app.add_exception_handler(Refusal, intake.refuse)
