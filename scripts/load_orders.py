@@ -2,6 +2,7 @@
 """Sends seeded orders to the products topic, and prints the alerts that must follow.
 
     .venv/bin/python scripts/load_orders.py --orders 100 --products iPhone,"Samsung Galaxy",Nokia,iPad --seed 34
+    .venv/bin/python scripts/load_orders.py --http http://127.0.0.1:8080      # through `tua serve`
 
 Where to, and what a rule's threshold is, comes from tua.yaml. The same seed gives the same orders; `--rate` is orders
 a second, in event time and in real time.
@@ -9,13 +10,16 @@ a second, in event time and in real time.
 
 from __future__ import annotations
 
+import os
 import random
 import time
+import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, NamedTuple, NoReturn
+from typing import Annotated, Any, NamedTuple, NoReturn
 
+import httpx2
 import msgspec
 import typer
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -29,7 +33,9 @@ from settings import KafkaSettings, RuleSettings, SecretError, Settings, config_
 from tua.configuration import ConfigOption, load_or_exit
 
 WRITTEN_FROM_MS = 1_769_853_600_000  # 2026-01-31T10:00:00Z: what is written is the same on every day
+API_KEY_VARIABLE = "TUA_INTAKE_KEY"
 WHAT_RULE = "It needs `key: product.name`, no `where` but `action: add`, and `event_time: record`"
+_INSIST_S = 60.0
 PRODUCTS = ("iPhone", "Samsung Galaxy", "Nokia", "iPad")
 
 
@@ -118,6 +124,44 @@ def send(
         )
 
 
+def post(orders: Iterable[Order], url: str, topic: str) -> Iterator[Order]:
+    """Send each to the HTTP intake at `url`, and yield it with the timestamp that its record got there.
+
+    Raises RuntimeError when an order is not acknowledged within a minute of trying again.
+    """
+    key = os.environ.get(API_KEY_VARIABLE)
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+    with httpx2.Client(base_url=url, headers=headers, timeout=10) as client:
+        for order in orders:
+            # The same key in each attempt: an order whose answer was lost counts once.
+            again = {"Idempotency-Key": str(uuid.uuid4())}
+            answer = _insistently(
+                lambda order=order, again=again: client.post(f"/api/events/{topic}", content=order.value, headers=again)
+            )
+            yield order._replace(timestamp_ms=answer["timestamp"])
+
+
+def _insistently(attempt: Callable[[], httpx2.Response]) -> Any:
+    """What an intake answers with 202. A time-out, 429 and 503 are tried again."""
+    given_up = time.monotonic() + _INSIST_S
+    while True:
+        try:
+            answer = attempt()
+        except (httpx2.ConnectError, httpx2.UnsupportedProtocol, httpx2.InvalidURL) as error:
+            raise RuntimeError(f"no intake at this URL: {error}; is it running (tua serve)?") from None
+        except httpx2.TransportError as error:
+            wait_s, said = 1.0, f"no answer: {error}"
+        else:
+            if answer.status_code == 202:
+                return answer.json()
+            wait_s, said = float(answer.headers.get("Retry-After", 1)), f"{answer.status_code}: {answer.text[:300]}"
+            if answer.status_code not in (429, 503):
+                raise RuntimeError(f"the intake does not take an order: {said}")
+        if time.monotonic() > given_up:
+            raise RuntimeError(f"the intake does not take an order: {said}")
+        time.sleep(wait_s)
+
+
 def main(
     orders: Annotated[int, typer.Option(min=1, help="How many orders.")] = 100,
     products: Annotated[str, typer.Option(help="Their products, by commas.")] = ",".join(PRODUCTS),
@@ -125,6 +169,10 @@ def main(
     rate: Annotated[float, typer.Option(min=0.001, help="Orders a second.")] = 15.0,
     write: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write them for `tua backtest`, and send nothing.")
+    ] = None,
+    http: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help=f"Send them to this HTTP intake, with the API key in {API_KEY_VARIABLE}."),
     ] = None,
     config: ConfigOption = None,
 ) -> None:
@@ -144,6 +192,11 @@ def main(
             write.write_bytes(b"".join(backtest_line(order) for order in made))
         except OSError as error:
             fail(f"{write} can't be written: {error.strerror}")
+    elif http:
+        try:
+            made = post_with_bar(make(int(time.time() * 1000)), http, rule.topic)
+        except RuntimeError as error:
+            fail(str(error))
     else:
         try:
             producer = reach(settings.kafka, rule.topic)
@@ -178,6 +231,12 @@ def send_with_bar(orders: list[Order], producer: Producer, topic: str) -> None:
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("orders", total=len(orders))
         send(paced(orders), producer, topic, lambda _: progress.advance(task))
+
+
+def post_with_bar(orders: list[Order], url: str, topic: str) -> list[Order]:
+    """Each order when its time has come, by HTTP; as they lie on the topic, at the intake's times."""
+    with Progress(console=Console(stderr=True)) as progress:
+        return list(progress.track(post(paced(orders), url, topic), total=len(orders), description="orders"))
 
 
 def backtest_line(order: Order) -> bytes:

@@ -1,6 +1,7 @@
 """The configuration, from `tua.yaml` to frozen models. `load` is the one way in, for the job and for `tua check`."""
 
 from settings.actions import ActionSettings, FloodSettings, NotifySettings, QuietHours, RetrySettings
+from settings.intake import OPEN_TO_ALL, ApiKeySettings, IntakeSettings, RateLimitSettings
 from settings.loader import config_path, load
 from settings.models import (
     CooldownSettings,
@@ -16,16 +17,20 @@ from settings.problems import ConfigError, Problem
 from settings.secrets import Secret, SecretError
 
 __all__ = [
+    "OPEN_TO_ALL",
     "ActionSettings",
+    "ApiKeySettings",
     "ConfigError",
     "CooldownSettings",
     "CountSettings",
     "DeliverySettings",
     "FloodSettings",
+    "IntakeSettings",
     "KafkaSettings",
     "NotifySettings",
     "Problem",
     "QuietHours",
+    "RateLimitSettings",
     "RetrySettings",
     "RuleSettings",
     "Secret",

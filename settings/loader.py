@@ -18,6 +18,7 @@ from settings.actions import ActionSettings
 from settings.base import SettingsModel
 from settings.document import MISSING, At, read_document
 from settings.fields import check_action_name, check_topic_name
+from settings.intake import IntakeSettings
 from settings.judge import Judge
 from settings.models import DeliverySettings, KafkaSettings, RuleSettings, Settings, StateSettings, TopicSettings
 from settings.problems import ConfigError, Mistake, Problem, closest, did_you_mean
@@ -33,6 +34,7 @@ _DEFAULTS: dict[str, object] = {
     "actions": {"log": {"type": "log"}},
     "delivery": {},
     "state": {},
+    "intake": {},
 }
 
 M = TypeVar("M", bound=SettingsModel)
@@ -66,12 +68,22 @@ class _Loader:
         rules = tuple(self._rules())
         delivery = self._judge.model(DeliverySettings, ("delivery",))
         state = self._judge.model(StateSettings, ("state",))
+        intake = self._judge.model(IntakeSettings, ("intake",))
         self._compare_topics(kafka, topics, actions)
-        if self._judge.problems or kafka is None or delivery is None or state is None:
+        self._compare_intake()
+        if self._judge.problems or kafka is None or delivery is None or state is None or intake is None:
             raise ConfigError(tuple(sorted(self._judge.problems, key=lambda one: (one.line, one.column))))
-        notes = tuple(sorted(self._notes(topics, rules, actions), key=lambda one: (one.line, one.column)))
+        notes = [*self._notes(topics, rules, actions)]
+        notes += (self._document.problem(("intake",), note, key=True, note=True) for note in intake.notes())
         return Settings(
-            kafka=kafka, topics=topics, rules=rules, actions=actions, delivery=delivery, state=state, notes=notes
+            kafka=kafka,
+            topics=topics,
+            rules=rules,
+            actions=actions,
+            delivery=delivery,
+            state=state,
+            intake=intake,
+            notes=tuple(sorted(notes, key=lambda one: (one.line, one.column))),
         )
 
     def _sections(self) -> None:
@@ -175,6 +187,15 @@ class _Loader:
             elif written in own:
                 message = f"'{written}' is a topic of the job's own"
                 self._judge.wrong(("actions", name, "topic"), message, "write to another topic")
+
+    def _compare_intake(self) -> None:
+        self._refer(("intake", "products_topic"), "topic")
+        keys = self._document.get(("intake", "api_keys"))
+        for name in keys if isinstance(keys, dict) else ():
+            at: At = ("intake", "api_keys", name, "topics")
+            listed = self._document.get(at)
+            for position in range(len(listed) if isinstance(listed, tuple) else 0):
+                self._refer((*at, position), "topic")
 
     def _notes(
         self,

@@ -23,6 +23,7 @@ from settings.fields import (
     TopicName,
     Values,
 )
+from settings.intake import IntakeSettings
 from settings.problems import Mistake, Mistakes, Problem
 from settings.secrets import Secret, SecretError
 from settings.templates import compile_template, template_mistakes, trial
@@ -197,6 +198,7 @@ class Settings(SettingsModel):
     actions: dict[str, SerializeAsAny[ActionSettings]]
     delivery: DeliverySettings = DeliverySettings()
     state: StateSettings = StateSettings()
+    intake: IntakeSettings = IntakeSettings()
     notes: tuple[Problem, ...] = Field(default=(), exclude=True)
 
     def rule(self, name: str) -> RuleSettings:

@@ -13,6 +13,7 @@ from tua.backtest import backtest
 from tua.check import check
 from tua.run import run
 from tua.send_test import send_test
+from tua.serve import serve
 
 app = typer.Typer(
     name="tua",
@@ -23,6 +24,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command()(run)
+app.command()(serve)
 app.command()(check)
 app.command()(backtest)
 app.command()(send_test)

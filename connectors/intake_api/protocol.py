@@ -1,0 +1,68 @@
+"""uvicorn's HTTP/1.1, with what it lacks: a bound on the time and size of headers, and on connections."""
+
+from __future__ import annotations
+
+import asyncio
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+_HEADER_BYTES = 65_536
+
+
+def bounded_protocol(headers_within_s: float, max_connections: int) -> type[asyncio.Protocol]:
+    """The class of a connection, for uvicorn's `http`."""
+
+    class BoundedProtocol(HttpToolsProtocol):
+        _timer: asyncio.TimerHandle | None = None
+        _header_bytes = 0
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            if len(self.connections) > max_connections:
+                self._answer(b"503 Service Unavailable", b"too many connections", b"retry-after: 1\r\n")
+                return
+            self._timer = self.loop.call_later(headers_within_s, self._too_slow)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._disarm()
+            super().connection_lost(exc)
+
+        def data_received(self, data: bytes) -> None:
+            if self._timer is not None:
+                # Headers are still coming, and what is read of them is kept.
+                self._header_bytes += len(data)
+            super().data_received(data)
+            if self._timer is not None and self._header_bytes > _HEADER_BYTES and not self.transport.is_closing():
+                self._answer(b"431 Request Header Fields Too Large", b"the headers are too large")
+
+        def on_message_begin(self) -> None:
+            super().on_message_begin()
+            if self._timer is None:
+                self._timer = self.loop.call_later(headers_within_s, self._too_slow)
+
+        def on_headers_complete(self) -> None:
+            self._disarm()
+            super().on_headers_complete()
+
+        def _disarm(self) -> None:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            self._header_bytes = 0
+
+        def _too_slow(self) -> None:
+            self._timer = None
+            if self.transport.is_closing():
+                return
+            if self.cycle is not None and not self.cycle.response_complete:
+                # A request before this one is still being answered; another answer would come in its place.
+                self.transport.close()
+            else:
+                self._answer(b"408 Request Timeout", b"the headers were not complete in time")
+
+        def _answer(self, status: bytes, text: bytes, more: bytes = b"") -> None:
+            head = b"HTTP/1.1 %s\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\n"
+            self.transport.write(head % (status, len(text)) + more + b"connection: close\r\n\r\n" + text)
+            self.transport.close()
+
+    return BoundedProtocol

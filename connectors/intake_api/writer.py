@@ -1,0 +1,178 @@
+"""Writes events to topics, and says of each what Kafka said of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+
+import structlog
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from connectors.client import ConnectionLog, client_config
+from connectors.intake_api.answers import Outcome, Refused, Written
+from connectors.intake_api.events import Event
+from settings import KafkaSettings
+
+log = structlog.get_logger()
+
+# Memory stays flat while Kafka is away: what is beyond this is refused at once.
+_QUEUED_EVENTS = 100_000
+_QUEUED_KB = 65_536
+_UNACKNOWLEDGED = Refused(503, "Kafka has not acknowledged it in time; it may be on the topic all the same")
+_FULL = Refused(503, "too many events wait for Kafka")
+
+
+class _Sent:
+    """The events of one request. `outcomes` fills up as Kafka answers, also after the request's own time is over."""
+
+    def __init__(self, count: int) -> None:
+        self.outcomes: list[Outcome | None] = [None] * count
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # One is counted by the event loop alone, the other by the polling thread alone; who is last sees them equal.
+        self.expected: int | None = None
+        self.arrived = 0
+
+
+class TopicWriter:
+    """One idempotent producer, to be used in one event loop. `within_ms`: the longest that `write` takes."""
+
+    def __init__(self, kafka: KafkaSettings, within_ms: int) -> None:
+        self._kafka = kafka
+        self._within_ms = within_ms
+        self._errors = ConnectionLog("intake")
+        self._producer = self._new_producer()
+        self._broken = False
+        self._done: deque[_Sent] = deque()
+        self._settling = False
+        self._says_each = log.bind().is_enabled_for(logging.DEBUG)
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._poll, name="tua-intake", daemon=True)
+        self._thread.start()
+
+    async def write(
+        self, topic: str, events: Sequence[Event | Refused], before: Sequence[Outcome | None] | None = None
+    ) -> list[Outcome | None]:
+        """The outcome of each event, with None for those that Kafka has not decided on in time.
+
+        A refused one stays refused, and what is written according to `before`, the list that an earlier call for the
+        same events returned, is not written again. The list that is returned is filled up later with what comes late.
+        """
+        sent, expected, timestamp_ms = _Sent(len(events)), 0, time.time_ns() // 1_000_000
+        for number, event in enumerate(events):
+            if isinstance(event, Refused):
+                sent.outcomes[number] = event
+            elif before is not None and isinstance(before[number], Written):
+                sent.outcomes[number] = before[number]
+            else:
+                try:
+                    self._producer.produce(
+                        topic,
+                        event.value,
+                        event.key,
+                        timestamp=timestamp_ms,
+                        on_delivery=partial(self._delivered, sent, number),
+                    )
+                    expected += 1
+                except BufferError:
+                    sent.outcomes[number] = _FULL
+                except KafkaException as error:
+                    sent.outcomes[number] = _refused(error.args[0])
+        sent.expected = expected
+        if sent.arrived < expected:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._within_ms / 1000):
+                    await sent.done
+        return sent.outcomes
+
+    def topics(self, timeout_s: float) -> dict[str, int]:
+        """Partitions by topic, as a broker says. Blocks. Raises KafkaException when none does in time."""
+        found = self._producer.list_topics(timeout=timeout_s).topics
+        self._errors.back()
+        return {name: len(topic.partitions) for name, topic in found.items()}
+
+    def close(self) -> None:
+        """Drop what is not acknowledged; nobody waits for it any more."""
+        self._closed.set()
+        self._producer.purge()
+        self._thread.join(timeout=2)
+
+    def _new_producer(self) -> Producer:
+        return Producer(
+            client_config(
+                self._kafka,
+                "intake",
+                self._failed,
+                acks="all",
+                enable_idempotence=True,
+                linger_ms=2,
+                # librdkafka looks for what is overdue once a second: so it has given up before we answer.
+                message_timeout_ms=max(self._within_ms - 1_000, 500),
+                queue_buffering_max_messages=_QUEUED_EVENTS,
+                queue_buffering_max_kbytes=_QUEUED_KB,
+            )
+        )
+
+    def _failed(self, error: KafkaError) -> None:
+        if error.fatal():
+            self._broken = True
+        self._errors(error)
+
+    def _delivered(self, sent: _Sent, number: int, error: KafkaError | None, message: Message) -> None:
+        if error is None:
+            _, timestamp = message.timestamp()
+            written = Written(message.topic() or "", message.partition() or 0, message.offset() or 0, timestamp)
+            sent.outcomes[number] = written
+            if self._says_each:
+                log.debug("message sent", topic=written.topic, partition=written.partition, offset=written.offset)
+        else:
+            sent.outcomes[number] = _refused(error)
+        sent.arrived += 1
+        if sent.arrived == sent.expected:
+            self._done.append(sent)
+            if not self._settling:
+                self._settling = True
+                # The loop may be closed by now, and who waited is gone.
+                with suppress(RuntimeError):
+                    sent.done.get_loop().call_soon_threadsafe(self._settle)
+
+    def _settle(self) -> None:
+        # To wake the loop costs more than all the rest: it is woken once for what comes together. What comes from here
+        # on wakes it again, what came before is in the deque.
+        self._settling = False
+        while self._done:
+            done = self._done.popleft().done
+            if not done.done():
+                done.set_result(None)
+
+    def _poll(self) -> None:
+        while not self._closed.is_set():
+            self._producer.poll(0.1)
+            if self._broken:
+                self._replace()
+
+    def _replace(self) -> None:
+        """After a fatal error, such as a sequence that brokers have lost, a producer takes nothing any more."""
+        log.warning("the producer cannot go on, and is replaced", client="intake")
+        old, self._producer = self._producer, self._new_producer()
+        self._broken = False
+        old.purge()
+        old.poll(1)
+
+
+def told(outcomes: Sequence[Outcome | None]) -> list[Outcome]:
+    """What a client is told now; of what Kafka has not decided on, that it may be on the topic."""
+    return [_UNACKNOWLEDGED if outcome is None else outcome for outcome in outcomes]
+
+
+def _refused(error: KafkaError) -> Refused:
+    if error.code() in (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG_SIZE):
+        return Refused(413, "larger than what Kafka takes as one message")
+    if error.code() in (KafkaError._MSG_TIMED_OUT, KafkaError._TIMED_OUT, KafkaError.REQUEST_TIMED_OUT):
+        return _UNACKNOWLEDGED
+    return Refused(503, f"Kafka does not take it: {error.str()}")
