@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import signal
@@ -78,6 +79,30 @@ def test_ctrl_c_ends_the_demo_and_leaves_no_process() -> None:
     demo.send_signal(signal.SIGINT)
     rest = demo.stdout.read()
     assert demo.wait(30) == 130, rest
+    assert "Traceback" not in rest
+    wait_until(lambda: not any(Path(f"/proc/{child}").exists() for child in children))
+
+
+def test_the_demo_can_be_kept_and_an_alert_raised_by_what_it_says_to_paste() -> None:
+    assert "scripts/demo --keep" in COMMANDS
+    demo = subprocess.Popen(
+        [sys.executable, "-m", "scripts.demo", "--keep"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True,
+    )  # fmt: skip
+    assert demo.stdout is not None
+    lines = iter(demo.stdout)
+    said = list(itertools.takewhile(lambda line: "Ctrl-C ends it" not in line, lines))
+    [curl] = [line.strip() for line in said if line.startswith("curl ")]
+    pasted = subprocess.run(["bash", "-c", f"{curl}\n" * 20], capture_output=True, text=True, check=True, timeout=60)
+    assert pasted.stdout.count('"topic":"products"') == 20
+    wanted = {"log: opened: Product 'Nokia'", "webhook (signed): opened", "[warning] hot-product: Nokia"}
+    while wanted:
+        line = next(lines)
+        wanted -= {what for what in wanted if what in line}
+    children = Path(f"/proc/{demo.pid}/task/{demo.pid}/children").read_text(encoding="ascii").split()
+    demo.send_signal(signal.SIGINT)
+    rest = demo.stdout.read()
+    assert demo.wait(30) == 0, rest
     assert "Traceback" not in rest
     wait_until(lambda: not any(Path(f"/proc/{child}").exists() for child in children))
 
