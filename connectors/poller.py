@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, TypeVar
 
 import structlog
@@ -174,7 +174,8 @@ class Poller:
             # Read again after a reassignment.
             messages = [message for message in messages if (message.offset() or 0) >= expected]
         if messages:
-            kinds, times = zip(*map(Message.timestamp, messages), strict=True)
+            stamps: list[int] = list(chain.from_iterable(map(Message.timestamp, messages)))
+            kinds, times = stamps[::2], stamps[1::2]
             for kind, begin, end in _runs(kinds):
                 self._arrived(partition, kind, messages[begin:end], times[begin:end], now_s)
         # What they say of the position is true behind the records that came with them.
@@ -182,7 +183,7 @@ class Poller:
             self._failed(partition, message)
 
     def _arrived(
-        self, partition: Partition, kind: int, messages: list[Message], times: tuple[int, ...], now_s: float
+        self, partition: Partition, kind: int, messages: list[Message], times: list[int], now_s: float
     ) -> None:
         by_field = partition.topic.event_time.field is not None
         arrivals: Sequence[int | None] | int | None = times if by_field else None

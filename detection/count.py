@@ -83,33 +83,34 @@ class CountEvaluator:
                 for key, timestamp in zip(rows.keys, rows.times, strict=True)
             )
         keys = rows.keys if rows.ids is None else self._first_ones(rows)
-        known, (first, *others) = self._times.get, self.alerts
-        threshold, window = first.rule.threshold, first.rule.window_ms
+        known, first, has_others = self._times.get, self.alerts[0], len(self.alerts) > 1
+        threshold, nth_last, window = first.rule.threshold, -first.rule.threshold, first.rule.window_ms
         # A pass of its own, in C: while one key is waited for from memory, others are looked up.
         columns = list(map(known, keys))  # type: ignore[arg-type]  # None is no key
         left = iter(rows.times)
-        for key, kept, timestamp in zip(keys, columns, left):  # noqa: B905
+        for kept, timestamp in zip(columns, left):  # noqa: B905
             if kept is None:
-                if key is None:
+                number = len(keys) - 1 - length_hint(left)
+                if (key := keys[number]) is None:
                     continue
                 kept = known(key)  # noqa: PLW2901
                 if kept is None:
-                    kept = self._times[key] = array("q")  # noqa: PLW2901
+                    kept = self._times[key] = array("q", (timestamp,))  # noqa: PLW2901
                     self._put_in_bucket(self._part(key), key, timestamp)
-            if not kept or timestamp >= kept[-1]:
+                    if threshold == 1:
+                        self._look(key, kept, timestamp, rows.place(number), out)
+                    continue
+            if timestamp >= kept[-1]:
                 kept.append(timestamp)
-                if len(kept) >= threshold:
-                    if timestamp - kept[-threshold] < window:
-                        place = rows.place(len(keys) - 1 - length_hint(left))
-                        first.in_breach(key, kept, timestamp, place, out)  # type: ignore[arg-type]
-                    if others:
-                        self._others(key, kept, timestamp, rows, len(keys) - 1 - length_hint(left), out)  # type: ignore[arg-type]
+                if len(kept) >= threshold and (has_others or timestamp - kept[nth_last] < window):
+                    number = len(keys) - 1 - length_hint(left)
+                    self._look(keys[number], kept, timestamp, rows.place(number), out)  # type: ignore[arg-type]
             else:
                 insort(kept, timestamp)
-                place = rows.place(len(keys) - 1 - length_hint(left))
+                number = len(keys) - 1 - length_hint(left)
                 for alerts in self.alerts:
-                    alerts.late(key, kept, timestamp, place, out)  # type: ignore[arg-type]
-                self._thin(key, kept)  # type: ignore[arg-type]
+                    alerts.late(keys[number], kept, timestamp, rows.place(number), out)  # type: ignore[arg-type]
+                self._thin(keys[number], kept)  # type: ignore[arg-type]
 
     def advance(self, shard: int, watermark: int, floor: int, out: list[Transition]) -> None:
         """Resolve the alerts of a shard whose end is below `watermark`; free what only events below `floor` need."""
@@ -127,17 +128,15 @@ class CountEvaluator:
         for alerts in self.alerts:
             alerts.cancel(out)
 
-    def _others(
-        self, key: Key, kept: array[int], timestamp: int, rows: Rows, number: int, out: list[Transition]
-    ) -> None:
-        """The look at the N-th last timestamp for all rules but that with the lowest threshold."""
+    def _look(self, key: Key, kept: array[int], timestamp: int, place: tuple[int, int], out: list[Transition]) -> None:
+        """An event in order: for each rule, is the N-th last timestamp within the window?"""
         size = len(kept)
-        for alerts in self.alerts[1:]:
+        for alerts in self.alerts:
             threshold = alerts.rule.threshold
             if size < threshold:
                 break
             if timestamp - kept[-threshold] < alerts.rule.window_ms:
-                alerts.in_breach(key, kept, timestamp, rows.place(number), out)
+                alerts.in_breach(key, kept, timestamp, place, out)
         self._thin(key, kept)
 
     # Memory
