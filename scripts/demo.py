@@ -137,7 +137,7 @@ def keep(demo: Demo, state: Path) -> int:
         if not wait(lambda: is_ready(url), intake, WAIT_S):
             return _failed(demo, "the intake did not start")
         count = demo.rule.count
-        demo.console.print(f"Mails, webhooks and the log are shown here; the API's documentation is at {url}/docs")
+        demo.console.print(f"Mails, webhooks and the log are shown here; the API is described at {url}/openapi.json")
         demo.console.print(f"Paste this {count.threshold} times within {count.window_ms / 1000:g} s for an alert:\n")
         demo.console.print(CURL.format(url=url), markup=False)
         demo.console.print("\nCtrl-C ends it.")
