@@ -31,7 +31,8 @@ from actions.webhook import signature, signing_key
 from scripts.comparison import Told, channels, mailed, must_tell, told
 from scripts.ground_truth import Episode
 from scripts.load_orders import PRODUCTS, WHAT_RULE, Order, expected, fail, make_orders, paced, rule_of_orders, send
-from scripts.receivers import Mail, MailServer, Post, WebhookReceiver, spell_mail, spell_post
+from scripts.receivers import Mail, MailServer, spell_mail
+from scripts.webhook_receiver import Post, WebhookReceiver, spell_post
 from settings import RuleSettings, Settings
 from tua.configuration import load_or_exit
 
