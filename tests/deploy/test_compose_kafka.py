@@ -55,11 +55,14 @@ class Node:
 
     def adapt(self, nodes: dict[str, Node]) -> None:
         """Addresses of this machine. A KeyError is a name or a port that no container has."""
-        for variable, value in self.environment.items():
-            value = re.sub(r"://:(\d+)", lambda found: f"://127.0.0.1:{self.ports[found[1]]}", value)
-            value = re.sub(r"(kafka-[\w-]+):(\d+)", lambda found: f"127.0.0.1:{nodes[found[1]].ports[found[2]]}", value)
-            value = re.sub(r"localhost:(\d+)", lambda found: f"127.0.0.1:{self.on_the_host(found[1])}", value)
-            self.environment[variable] = value
+        changes = (
+            (r"://:(\d+)", lambda found: f"://127.0.0.1:{self.ports[found[1]]}"),
+            (r"(kafka-[\w-]+):(\d+)", lambda found: f"127.0.0.1:{nodes[found[1]].ports[found[2]]}"),
+            (r"localhost:(\d+)", lambda found: f"127.0.0.1:{self.on_the_host(found[1])}"),
+        )
+        for variable in self.environment:
+            for pattern, address in changes:
+                self.environment[variable] = re.sub(pattern, address, self.environment[variable])
         self.environment["KAFKA_LOG_DIRS"] = str(self.directory / "data")
 
     def on_the_host(self, port: str | None = None) -> int:

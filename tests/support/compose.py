@@ -20,7 +20,8 @@ TUA = {name: one for name, one in SERVICES.items() if one["image"].startswith("t
 
 def environment(service: str) -> dict[str, str]:
     """A service's variables as the container has them."""
-    return {name: "" if value is None else str(value) for name, value in SERVICES[service].get("environment", {}).items()}
+    variables = SERVICES[service].get("environment", {})
+    return {name: "" if value is None else str(value) for name, value in variables.items()}
 
 
 def published(service: str) -> dict[str, tuple[str, str]]:
