@@ -18,12 +18,10 @@ from actions.http import resolved_url
 from actions.registry import ACTION_TYPES
 from actions.webhook import WebhookSettings
 from settings import load
-from tests.support.compose import COMPOSE, FILE, KAFKA, ROOT, SERVICES, TUA, environment, mounts, published
-from tua.cli import app
+from tests.support.compose import COMMANDS, COMPOSE, FILE, KAFKA, ROOT, SERVICES, TUA, environment, mounts, published
 
 BROKERS = ("kafka-server-1", "kafka-server-2")
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
-COMMANDS = {one.name or one.callback.__name__ for one in app.registered_commands if one.callback is not None}
 # The intake's command and its settings come together.
 JOBS = ["job", pytest.param("intake", marks=pytest.mark.skipif("serve" not in COMMANDS, reason="no `tua serve` here"))]
 

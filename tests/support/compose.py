@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from tua.cli import app
+
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "docker-compose.yml"
 COMPOSE: dict[str, Any] = yaml.safe_load(
@@ -16,6 +18,7 @@ COMPOSE: dict[str, Any] = yaml.safe_load(
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 KAFKA = {name: one for name, one in SERVICES.items() if one["image"].startswith("apache/kafka:")}
 TUA = {name: one for name, one in SERVICES.items() if one["image"].startswith("tua:")}
+COMMANDS = {one.name or one.callback.__name__ for one in app.registered_commands if one.callback is not None}
 
 
 def environment(service: str) -> dict[str, str]:
