@@ -26,8 +26,9 @@ from rich.table import Table
 from scripts.demo_record import Demo
 from scripts.ground_truth import Episode
 from scripts.load_orders import PRODUCTS, WHAT_RULE, Order, expected, fail, make_orders, paced, rule_of_orders, send
-from scripts.receivers import MailServer, WebhookReceiver
+from scripts.receivers import MailServer
 from scripts.stack import ROOT, embedded_broker, is_ready, start_intake, start_job, stop, wait
+from scripts.webhook_receiver import WebhookReceiver
 from tua.configuration import load_or_exit
 
 CONFIG = ROOT / "tua.yaml"

@@ -16,7 +16,8 @@ from rich.console import Console
 from actions.webhook import signature, signing_key
 from scripts.comparison import Told, channels, mailed, must_tell, told
 from scripts.ground_truth import Episode
-from scripts.receivers import Mail, Post, spell_mail, spell_post
+from scripts.receivers import Mail, spell_mail
+from scripts.webhook_receiver import Post, spell_post
 from settings import RuleSettings, Settings
 
 

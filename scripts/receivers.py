@@ -10,7 +10,6 @@ scripts/install demo.
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import sys
 import threading
@@ -20,13 +19,13 @@ from dataclasses import dataclass
 from email import message_from_bytes
 from email.message import EmailMessage
 from email.policy import default
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Annotated, Any
+from typing import Annotated
 
-import msgspec
 import typer
 from aiosmtpd.controller import UnthreadedController
 from aiosmtpd.smtp import SMTP, Envelope, Session
+
+from scripts.webhook_receiver import ENDS, WebhookReceiver, listen, spell_post
 
 
 @dataclass(frozen=True)
@@ -35,20 +34,6 @@ class Mail:
 
     message: EmailMessage
     at: float
-
-
-@dataclass(frozen=True)
-class Post:
-    """A webhook call as it arrived; `alert` is its data, `at` wall clock in seconds."""
-
-    headers: dict[str, str]
-    body: bytes
-    at: float
-
-    @property
-    def alert(self) -> dict[str, Any]:
-        alert: dict[str, Any] = msgspec.json.decode(self.body)["data"]
-        return alert
 
 
 class MailServer:
@@ -76,37 +61,9 @@ async def _begin(controller: UnthreadedController) -> None:
     controller.server = await controller._create_server()
 
 
-class WebhookReceiver:
-    """HTTP on 127.0.0.1 that takes every POST, in threads. Port 0 takes a free one; raises OSError when taken."""
-
-    def __init__(self, got: Callable[[Post], None], port: int = 0) -> None:
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:
-                at = time.time()
-                body = self.rfile.read(int(self.headers.get("content-length", 0)))
-                self.send_response(204)
-                self.end_headers()
-                got(Post({name.lower(): value for name, value in self.headers.items()}, body, at))
-
-            def log_message(self, *_: object) -> None:
-                return
-
-        server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-        self.port = server.server_port
-        threading.Thread(target=server.serve_forever, name="webhook-receiver", daemon=True).start()
-
-
 def spell_mail(mail: Mail) -> str:
     """One line: to whom, about what."""
     return f"mail to {mail.message['To']}: {mail.message['Subject']}"
-
-
-def spell_post(post: Post) -> str:
-    """One line: what came, and whether it is signed."""
-    signed = "signed" if "webhook-signature" in post.headers else "unsigned"
-    return f"webhook ({signed}): {post.alert['status']}: {post.alert['message']}"
 
 
 def main(
@@ -114,20 +71,12 @@ def main(
     web_port: Annotated[int, typer.Option(min=1, max=65535, help="The job learns it by TUA_WEBHOOK_URL.")] = 8090,
 ) -> None:
     """A mail server and a webhook receiver on this machine that print what they get, until Ctrl-C."""
-    ends = {signal.SIGINT, signal.SIGTERM}
-    signal.pthread_sigmask(signal.SIG_BLOCK, ends)  # before there are threads, which would get them otherwise
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)  # before there are threads, which would get them otherwise
     listen(lambda: MailServer(lambda mail: print(spell_mail(mail), flush=True), mail_port), mail_port, "--mail-port")
     listen(lambda: WebhookReceiver(lambda post: print(spell_post(post), flush=True), web_port), web_port, "--web-port")
     where = f"mail server on port {mail_port}, webhooks on http://localhost:{web_port}/alerts"
     print(f"{where}; Ctrl-C ends", file=sys.stderr)
-    signal.sigwait(ends)
-
-
-def listen(make: Callable[[], object], port: int, option: str) -> None:
-    try:
-        make()
-    except OSError as error:
-        sys.exit(f"port {port}: {os.strerror(error.errno or 0)}. End what has it, or give another with {option}")
+    signal.sigwait(ENDS)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from scripts.benchmarks.progress import Bar
 from scripts.benchmarks.results import Result
 from scripts.benchmarks.sender import Load, sending
 from scripts.benchmarks.watcher import Seen, watching
-from scripts.receivers import Post, WebhookReceiver
+from scripts.webhook_receiver import Post, WebhookReceiver
 
 WARM_UP_S = 5.0  # a topic that was just created has its leaders and connections found first, by any consumer
 PRODUCTS, PARTITIONS, THRESHOLD = 1_000, 4, 20
