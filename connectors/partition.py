@@ -21,10 +21,14 @@ class _Waiting(NamedTuple):
     records: Records
     size: int
     topic_id: str | None
+
+
+class Break(NamedTuple):
+    """The log lost all from offset `at` on, or, where it `begins` anew, all. What was read before it comes first."""
+
+    at: int
     begins: bool
-    """Whether a log begins anew with these."""
-    cut_at: int | None
-    """The log was cut off at this offset before these came."""
+    topic_id: str | None
 
 
 class _Read(NamedTuple):
@@ -44,8 +48,7 @@ class Partition:
     `waiting`. `topic_id` is the id of the topic that next_offset belongs to, `reading_id` of the one being read;
     `logs` counts the logs that have been read under this name. `settled_ms` is highest_ms as of when it was last known
     that the topic has no more partitions than those that are read. What lies before `replayed_to` was passed on before
-    the job started. `broken_at`: the records taken last are the first after the log lost all from this offset on, or
-    began anew.
+    the job started.
     """
 
     def __init__(
@@ -55,20 +58,17 @@ class Partition:
         self.topic_id = self.reading_id = topic_id
         self.next_offset, self.highest_ms = next_offset, highest_ms
         self.expected = next_offset
-        self.waiting: deque[_Waiting] = deque()
+        self.waiting: deque[_Waiting | Break] = deque()
         self.waiting_bytes = 0
         self.committed: int | None = None
         self.paused = False
         self.replayed_to = self._passed_to = next_offset or 0
         self._passed_ms = highest_ms
-        self.broken_at: int | None = None
         self.logs = 0
         self.settled_ms = highest_ms
         self._unconfirmed: deque[_Read] = deque()
         self._read_before: deque[_Read] = deque()
         self._skip_to = 0
-        self._begins = False
-        self._cut_at: int | None = None
         self._arrived_s = self._accepted_s = self._reachable_since_s = now_s
         self._asked_s = -1.0e9
         self._end_at_start: int | None = None
@@ -95,40 +95,44 @@ class Partition:
         if self.reading_id is not None:
             first, end = records.offsets[0], records.offsets[-1] + 1
             self._unconfirmed.append(_Read(first, end, records.timestamps[0], crc32(records.values[0] or b"")))
-        self.waiting.append(_Waiting(records, size, self.reading_id, self._begins, self._cut_at))
+        self.waiting.append(_Waiting(records, size, self.reading_id))
         self.waiting_bytes += size
-        self._begins, self._cut_at = False, None
         self.expected = records.offsets[-1] + 1
         self._arrived_s = now_s
 
     @property
     def next_ms(self) -> int:
-        """The record timestamp of what has waited longest."""
-        return self.waiting[0].records.timestamps[0]
+        """The record timestamp of what has waited longest; a break is due at once."""
+        first = self.waiting[0]
+        return NEVER if isinstance(first, Break) else first.records.timestamps[0]
 
     def last_ms(self, runs: int) -> int:
         """The record timestamp of the last of so many runs of records that have waited longest."""
-        return max(self.next_ms, self.waiting[min(runs, len(self.waiting)) - 1].records.timestamps[-1])
+        last = self.waiting[min(runs, len(self.waiting)) - 1]
+        return self.next_ms if isinstance(last, Break) else max(self.next_ms, last.records.timestamps[-1])
 
-    def take(self, until_ms: int | None = None) -> Records:
+    def take(self, until_ms: int | None = None) -> Records | Break:
         """The records that have waited longest, now passed on; `highest_ms` is still the value before them.
 
         With `until_ms` only those before the first with a later record timestamp.
         """
         waiting = self.waiting.popleft()
+        if isinstance(waiting, Break):
+            self._passed_to = min(self._passed_to, waiting.at)
+            if waiting.begins:
+                self.next_offset, self.topic_id = 0, waiting.topic_id
+                self.highest_ms = self.settled_ms = self._passed_ms = NEVER
+            elif self.next_offset is not None:
+                self.next_offset = min(self.next_offset, waiting.at)
+            return waiting
         times = waiting.records.timestamps
         if until_ms is not None and times[-1] > until_ms:
             count = next(index for index, timestamp_ms in enumerate(times) if timestamp_ms > until_ms)
             now, later = waiting.records.part(0, count), waiting.records.part(count)
             size = waiting.size * count // len(times)
-            self.waiting.appendleft(_Waiting(later, waiting.size - size, waiting.topic_id, False, None))
+            self.waiting.appendleft(waiting._replace(records=later, size=waiting.size - size))
             waiting = waiting._replace(records=now, size=size)
         self.waiting_bytes -= waiting.size
-        self.broken_at = 0 if waiting.begins else waiting.cut_at
-        if self.broken_at is not None:
-            self._passed_to = min(self._passed_to, self.broken_at)
-        if waiting.begins:
-            self.highest_ms = self.settled_ms = self._passed_ms = NEVER
         self.topic_id = waiting.topic_id
         self.next_offset = waiting.records.offsets[-1] + 1
         return waiting.records
@@ -172,16 +176,16 @@ class Partition:
         """
         self._read_before, self._unconfirmed, self._skip_to = self._unconfirmed, deque(), 0
         self.logs += 1
-        self.replayed_to, self._cut_at = 0, None
-        self._begins = True
+        self.replayed_to = 0
         self.reading_id = topic_id
+        self.waiting.append(Break(0, True, topic_id))
         self.expected = self._end = self._end_at_start = None
         self._seen_to = -1
         self._arrived_s = self._accepted_s = now_s
 
     def cut_off(self, offset: int) -> None:
         """What lay at this offset and beyond is not in the log any more; it goes on from there."""
-        self._cut_at = offset if self._cut_at is None else min(offset, self._cut_at)
+        self.waiting.append(Break(offset, False, self.reading_id))
         self.replayed_to = min(offset, self.replayed_to)
         self._end, self._seen_to = None, -1
         if self._end_at_start is not None:

@@ -34,8 +34,9 @@ class Position(NamedTuple):
 
     That differs while some shards have counted records that others still lack, see `connectors.turns`. `highest_ms` is
     the highest timestamp accepted before `next_offset`, `passed_ms` before `passed_to`; `topic_id` is None where
-    brokers have none. `future`: the offsets in between that were rejected as future. That was decided by a clock, and
-    is not decided anew.
+    brokers have none. `behind`: shard -> the offset before which it has counted, of those for which that is not
+    `passed_to`. `future`: the offsets in between that were rejected as future. That was decided by a clock, and is not
+    decided anew.
     """
 
     next_offset: int
@@ -43,7 +44,12 @@ class Position(NamedTuple):
     topic_id: str | None
     passed_to: int
     passed_ms: int
-    future: list[int] = []  # noqa: RUF012 - never changed
+    behind: dict[int, int] = {}  # noqa: RUF012 - never changed
+    future: list[int] = []  # noqa: RUF012
+
+    def counted(self, shard: int) -> int:
+        """The offset before which a shard has counted."""
+        return self.behind.get(shard, self.passed_to)
 
 
 class Positions:
@@ -120,7 +126,7 @@ class Positions:
     def _found(self, partition: Partition, asked_at: int | None, low: int, high: int, topic_id: str | None) -> None:
         """What the broker has; it was asked when `asked_at` was to come next."""
         expected, where = partition.expected, {"topic": partition.topic.name, "partition": partition.number}
-        if topic_id != partition.reading_id:
+        if topic_id is not None and topic_id != partition.reading_id:
             self._begin_anew(partition, topic_id)
             return
         if expected != asked_at:
@@ -130,8 +136,8 @@ class Positions:
             self._read_from(partition, low)
             return
         read = max(expected, partition.replayed_to)
-        if read > high and topic_id is None:
-            self._begin_anew(partition, None)
+        if read > high and partition.topic_id is None:
+            self._begin_anew(partition, partition.reading_id)
             return
         if read > high:
             # Where exactly is not known: what was written since then lies before the end too.
@@ -144,7 +150,7 @@ class Positions:
         self._read_from(partition, max(low, min(expected, high)))
 
     def _begin_anew(self, partition: Partition, topic_id: str | None) -> None:
-        if partition.reading_id:
+        if partition.reading_id and partition.reading_id != topic_id:
             self._left_ids.add(partition.reading_id)
         self._ids[partition.topic.name] = topic_id or ""
         partition.begin_anew(topic_id, time.monotonic())

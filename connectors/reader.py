@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import structlog
 
@@ -10,7 +10,7 @@ from connectors.epochs import Epochs
 from connectors.exchange import Exchange
 from connectors.partition import Partition
 from connectors.poller import Poller
-from connectors.positions import Place, Position
+from connectors.positions import Position
 from connectors.turns import Turns
 from detection.intake import TopicIntake
 from detection.rules import CountRule, Topic
@@ -47,10 +47,13 @@ class Reader:
         self._until_ms: dict[str, int] = {}
         self._monotonic = monotonic
         self._rules = {rule.name: rule for rule in rules}
-        self._said: set[str] = set()
+        self._stored: dict[str, str] | None = None
+        self._reached_ms = NEVER
 
     def called(self, slot: int, paused: bool) -> None:
         """A slot is asked for more. Each one is asked once in a round, and a round begins with a look for records."""
+        if self._stored is not None:
+            self._compare_rules()
         if self._asked and slot not in self._asked:
             self._asked.add(slot)
             return
@@ -91,21 +94,25 @@ class Reader:
         """How far a partition may be passed on in this round; None is all the way."""
         return None if partition.caught_up else self._until_ms.get(partition.topic.name, NEVER)
 
-    def compare_rules(self, stored: Mapping[str, str], positions: Sequence[tuple[Place, Position]]) -> None:
-        """Say which rules are not those that a slot's stored state was made by: name -> version."""
-        # Some shards have counted all up to there, and will pass over it.
-        reached = max((position.passed_ms for _, position in positions), default=NEVER)
+    def restored(self, versions: Mapping[str, str], positions: Iterable[Position]) -> None:
+        """A slot's stored state was made by rules of these versions, by name. To be called before any slot reads."""
+        for position in positions:
+            self._stored = dict(versions)
+            # Some shards have counted all up to there, and will pass over it.
+            self._reached_ms = max(self._reached_ms, position.passed_ms)
+
+    def _compare_rules(self) -> None:
+        """Say which rules are not those that the stored state was made by."""
+        stored, self._stored = self._stored or {}, None
         for name, rule in self._rules.items():
-            if stored.get(name) != rule.version and positions and name not in self._said:
-                self._said.add(name)
+            if stored.get(name) != rule.version:
                 log.warning(
                     "the rule changed" if name in stored else "the rule is new",
                     rule=name,
                     counts="begin anew",
-                    complete_from=iso(reached + rule.window_ms),
+                    complete_from=iso(self._reached_ms + rule.window_ms),
                 )
-        for name in sorted(stored.keys() - self._rules.keys() - self._said):
-            self._said.add(name)
+        for name in sorted(stored.keys() - self._rules.keys()):
             log.warning("the rule is gone: its state is dropped, its open alerts end as cancelled", rule=name)
 
     def versions(self) -> dict[str, str]:

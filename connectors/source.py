@@ -8,23 +8,21 @@ its own partitions, within its own epochs: a neighbour's stay in the neighbour's
 from __future__ import annotations
 
 import datetime as dt
-from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 from zlib import crc32
 
-import msgspec
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from connectors.epochs import Epochs
 from connectors.exchange import Exchange, ShardBatch
-from connectors.partition import Partition
+from connectors.partition import Break, Partition
 from connectors.poller import Poller
-from connectors.positions import Place, Position
+from connectors.positions import Place
 from connectors.reader import BATCHES, Reader
+from connectors.slot_positions import SlotPositions, SlotState, pack, unpack
 from connectors.turns import Turns
 from connectors.workers import PerWorker
-from detection.detector import Detector
 from detection.intake import Rejected, judged_before
 from detection.rows import Batch
 from detection.rules import CountRule, Topic
@@ -48,15 +46,6 @@ class Arrivals(NamedTuple):
     states: list[PartitionState]
 
 
-class SlotState(msgspec.Struct, array_like=True):
-    """What a slot's snapshot holds: the versions of the rules, and how far each partition has been passed on."""
-
-    format: int
-    rules: dict[str, str]
-    positions: list[tuple[Place, Position]]
-
-
-_FORMAT = 2
 _MOST_FUTURE = 50_000
 """Records of one partition of which is stored that they were rejected as future. With more, all shards are written."""
 
@@ -65,8 +54,8 @@ class KafkaSource(FixedPartitionedSource[Arrivals, bytes]):
     """Reads the topics of `rules`.
 
     `connect` makes the process's poller. `stopping` ends the input at the next call, `paused` holds it up. `epoch_s`
-    is Bytewax's epoch interval where several workers read, whose epochs are to stay in phase. `detector` gives this
-    worker's.
+    is Bytewax's epoch interval where several workers read, whose epochs are to stay in phase. `sizes` gives the bytes
+    of each shard's state when it was packed last.
     """
 
     def __init__(
@@ -81,19 +70,19 @@ class KafkaSource(FixedPartitionedSource[Arrivals, bytes]):
         paused: Callable[[], bool],
         epoch_s: float | None = None,
         exchange: Exchange,
-        detector: Callable[[], Detector],
+        sizes: Callable[[], Sequence[int]],
     ) -> None:
         self.topics, self.rules = topics, rules
         self.now_ms, self.monotonic, self.stopping, self.paused = now_ms, monotonic, stopping, paused
         self._readers = PerWorker(
-            lambda: Reader(connect(), topics, rules, Epochs(epoch_s, stopping), Turns(detector), exchange, monotonic)
+            lambda: Reader(connect(), topics, rules, Epochs(epoch_s, stopping), Turns(sizes), exchange, monotonic)
         )
 
     def list_parts(self) -> list[str]:
         return [f"in{number:02}" for number in range(SLOTS)]
 
     def build_part(self, step_id: str, for_part: str, resume_state: bytes | None) -> Slot:
-        state = msgspec.msgpack.decode(resume_state, type=SlotState) if resume_state else None
+        state = unpack(resume_state) if resume_state else None
         return Slot(self, int(for_part.removeprefix("in")), state)
 
     def reader(self) -> Reader:
@@ -108,18 +97,9 @@ class Slot(StatefulSourcePartition[Arrivals, bytes]):
         self._source, self._number = source, number
         self._reader = source.reader()
         self._reader.open_slots += 1
-        self._stored: dict[Place, Position] = {}
-        self._first: dict[Place, Position] = {}
-        self._positions: dict[int, dict[Place, Position]] = {}
-        """At the end of each epoch, of those that the source may have to go back to."""
-        self._future: dict[Place, list[int]] = {}
-        """The offsets that were rejected as future, of those that may be read again."""
+        self._positions = SlotPositions(state.positions if state else ())
         if state is not None:
-            if state.format != _FORMAT:
-                raise ValueError(f"the source's state has format {state.format}; this version of tua reads {_FORMAT}")
-            self._stored = dict(state.positions)
-            self._future = {place: list(position.future) for place, position in state.positions if position.future}
-            self._reader.compare_rules(state.rules, state.positions)
+            self._reader.restored(state.rules, self._positions.stored.values())
         self._own: dict[Place, Partition] = {}
         self._epoch_ended = False
         self._epoch = 0
@@ -161,27 +141,10 @@ class Slot(StatefulSourcePartition[Arrivals, bytes]):
 
     def snapshot(self) -> bytes:
         self._epoch_ended = True
-        self._positions[self._epoch] = {
-            place: _position(partition, partition.next_offset, partition.highest_ms)
-            for place, partition in self._own.items()
-            if partition.next_offset is not None
-        }
-        complete = self._reader.turns.complete_through(self._epoch)
-        # A slot that is asked later in this round may yet bring rows for shards that lack this epoch.
-        for epoch in [epoch for epoch in self._positions if epoch < min(complete, self._epoch - 1)]:
-            del self._positions[epoch]
-        # What was stored for partitions that are not there (yet) is kept.
-        positions = self._stored | self._first | self._positions.get(complete, {})
-        for place, partition in self._own.items():
-            if place in positions:
-                first = positions[place].next_offset
-                self._future[place] = [offset for offset in self._future.get(place, ()) if offset >= first]
-                positions[place] = positions[place]._replace(
-                    passed_to=partition.passed_to, passed_ms=partition.passed_ms, future=self._future[place]
-                )
+        positions = self._positions.at_end_of(self._epoch, self._own, self._reader.turns.lack)
         self._epoch += 1
         self._reader.epochs.ended(self._epoch)
-        return msgspec.msgpack.encode(SlotState(_FORMAT, self._reader.versions(), list(positions.items())))
+        return pack(self._reader.versions(), positions)
 
     def close(self) -> None:
         self._reader.open_slots -= 1
@@ -195,14 +158,15 @@ class Slot(StatefulSourcePartition[Arrivals, bytes]):
             for number in range(first, counts.get(topic.name, 0), SLOTS):
                 place = (topic.name, number)
                 if place not in self._own:
-                    self._own[place] = self._reader.poller.add(*place, self._stored.get(place))
+                    self._own[place] = self._reader.poller.add(*place, self._positions.stored.get(place))
 
     def _pass_on(self, arrivals: Arrivals) -> bool:
         """Some records of the partition that is furthest behind of those that may go on. Whether there were any."""
         waiting = [partition for partition in self._own.values() if partition.waiting]
-        return any(
-            self._emit(partition, arrivals) for partition in sorted(waiting, key=lambda partition: partition.next_ms)
-        )
+        for partition in sorted(waiting, key=lambda partition: partition.next_ms):
+            if self._emit(partition, arrivals):
+                return True
+        return False
 
     def _emit(self, partition: Partition, arrivals: Arrivals) -> bool:
         until_ms = self._reader.until_ms(partition)
@@ -210,43 +174,38 @@ class Slot(StatefulSourcePartition[Arrivals, bytes]):
             return False
         topic, place = partition.topic.name, (partition.topic.name, partition.number)
         before, records = partition.highest_ms, partition.take(until_ms)
-        if place not in self._stored and place not in self._first:
-            self._first[place] = _position(partition, records.offsets[0], before)
-        if partition.broken_at is not None:
-            self._broken(place, partition, partition.broken_at, arrivals)
-        if records.offsets[0] < partition.replayed_to:
-            records = judged_before(records, partition.replayed_to, self._future.get(place, ()))
+        if isinstance(records, Break):
+            self._broken(place, records, arrivals)
+            return True
+        first, last = records.offsets[0], records.offsets[-1]
+        self._positions.begin(partition, first, before)
+        if first < partition.replayed_to:
+            records = judged_before(records, partition.replayed_to, self._positions.future_in(place, first, last))
         taken = self._reader.intakes[topic].take(partition.number, records, partition.highest_ms)
         partition.highest_ms = taken.highest_ms
         if taken.accepted:
             partition.accepted(self._source.monotonic())
-        self._reject(place, taken.rejected, arrivals)
+        # What was rejected before the start has been written to its topic.
+        self._reject(place, [one for one in taken.rejected if one.offset >= partition.replayed_to], arrivals)
         if taken.rows:
-            next_offset = records.offsets[-1] + 1
-            batch = Batch(topic, partition.number, partition.topic_id, next_offset, taken.rows)
+            batch = Batch(topic, partition.number, partition.topic_id, last + 1, taken.rows)
             arrivals.batches.extend(self._reader.exchange.split(batch))
-            arrivals.touched.extend(self._reader.turns.changed(batch, self._epoch))
+            passing_over = self._positions.passing_over(place, last + 1)
+            arrivals.touched.extend(self._reader.turns.changed(batch, passing_over))
         return True
 
-    def _broken(self, place: Place, partition: Partition, offset: int, arrivals: Arrivals) -> None:
-        """A log lost all from an offset on, or began anew: from now on other records are counted there.
+    def _broken(self, place: Place, log: Break, arrivals: Arrivals) -> None:
+        """From now on other records are counted from there on.
 
         All shards are written, so that no snapshot is left which has counted what was there.
         """
-        cut = Batch(*place, partition.topic_id, offset, {})
+        cut = Batch(*place, log.topic_id, log.at, {})
         arrivals.batches.extend(self._reader.exchange.split(cut))
-        arrivals.touched.extend(self._reader.turns.all(self._epoch))
-        self._future[place] = [one for one in self._future.get(place, ()) if one < offset]
+        arrivals.touched.extend(self._reader.turns.all())
+        self._positions.broken(place, log.at)
 
     def _reject(self, place: Place, rejected: list[Rejected], arrivals: Arrivals) -> None:
         arrivals.rejected.extend((place[0], one) for one in rejected)
         future = [one.offset for one in rejected if one.reason == "future"]
-        if future:
-            known = self._future.setdefault(place, [])
-            known += future[bisect_right(future, known[-1]) if known else 0 :]
-            if len(known) > _MOST_FUTURE:
-                arrivals.touched.extend(self._reader.turns.all(self._epoch))
-
-
-def _position(partition: Partition, next_offset: int, highest_ms: int) -> Position:
-    return Position(next_offset, highest_ms, partition.topic_id, partition.passed_to, partition.passed_ms)
+        if future and self._positions.add_future(place, future) > _MOST_FUTURE:
+            arrivals.touched.extend(self._reader.turns.all())

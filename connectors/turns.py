@@ -10,9 +10,8 @@ often the job is killed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
-from detection.detector import Detector
 from detection.keys import SHARDS, shard_of
 from detection.rows import Batch
 
@@ -28,58 +27,53 @@ _ALL = frozenset(range(SHARDS))
 
 
 class Turns:
-    """Those of one worker, by the sizes of the shards of its detector: 0 where that is not known.
+    """Those of one worker. `sizes` gives the bytes of each shard when it was packed last, 0 where that is not known.
 
-    Epochs are numbered from 0 at the start; each slot counts its own, and they may differ by one for a moment.
+    Epochs are numbered from 0 at the start. No slot is asked for more in the next one before all have ended theirs.
     """
 
-    def __init__(self, detector: Callable[[], Detector]) -> None:
-        self._detector = detector
+    def __init__(self, sizes: Callable[[], Sequence[int]]) -> None:
+        self._sizes = sizes
         self._epoch = -1
         self._awoken: set[int] = set()
-        self._lack: dict[int, int] = {}
-        """Shard -> the epoch through which its last snapshot has everything."""
+        self.lack: dict[int, int] = {}
+        """Shard -> the epoch through which its last snapshot has everything, of those that lack something."""
         self._budget = self._rows = 0
 
     def due(self, epoch: int) -> list[int]:
         """The shards whose turn has come, to be awoken in this epoch. None but at the first call in it."""
         if epoch <= self._epoch:
             return []
-        sizes = self._detector().sizes
+        sizes = self._sizes()
         least = max(_LEAST_BYTES, sum(sizes) // _EPOCHS)
         self._budget = max(least, min(_MOST_BYTES, least + self._rows * _BYTES_PER_ROW))
         self._epoch, self._rows = epoch, 0
         self._awoken.clear()
-        return self._awake(sorted(self._lack, key=self._lack.__getitem__), sizes)
+        return self._awake(sorted(self.lack, key=self.lack.__getitem__), sizes)
 
-    def changed(self, batch: Batch, epoch: int) -> list[int]:
-        """Rows are on their way in a slot's `epoch`; the shards of them that are to be awoken in it."""
-        shards = self._shards(batch) - self._awoken
-        shards = shards.difference(self._detector().passing_over(batch))
+    def changed(self, batch: Batch, passing_over: Collection[int] = ()) -> list[int]:
+        """Rows are on their way, not for the shards that pass over them; the shards that are to be awoken for them."""
+        shards = self._shards(batch).difference(self._awoken, passing_over)
         if not shards:
             return []
-        now = self._awake(shards - self._lack.keys(), self._detector().sizes) if epoch == self._epoch else []
+        now = self._awake(shards - self.lack.keys(), self._sizes())
         for shard in shards - self._awoken:
-            self._lack[shard] = min(epoch - 1, self._lack.get(shard, epoch))
+            self.lack.setdefault(shard, self._epoch - 1)
         return now
 
     def rest(self) -> list[int]:
-        """All shards that lack something, to be awoken in this epoch: nothing comes after it."""
-        shards = sorted(self._lack)
-        self._lack.clear()
-        return shards
+        """All shards that lack something: there will be no other epoch for them."""
+        return self._awake_all(self.lack.keys())
 
-    def all(self, epoch: int) -> list[int]:
-        """All shards, to be awoken in a slot's `epoch`, for what came before cannot be read again."""
-        self._lack = {} if epoch == self._epoch else dict.fromkeys(self._lack, epoch)
-        shards = sorted(_ALL - self._awoken)
-        if epoch == self._epoch:
-            self._awoken.update(shards)
-        return shards
+    def all(self) -> list[int]:
+        """All shards, for what came before cannot be read again."""
+        return self._awake_all(_ALL - self._awoken)
 
-    def complete_through(self, epoch: int) -> int:
-        """The last epoch, not after this one, of which no shard's snapshot lacks anything."""
-        return min(self._lack.values(), default=epoch)
+    def _awake_all(self, shards: Iterable[int]) -> list[int]:
+        found = sorted(shards)
+        self._awoken.update(found)
+        self.lack.clear()
+        return found
 
     def _awake(self, shards: Iterable[int], sizes: Sequence[int]) -> list[int]:
         known = [size for size in sizes if size]
@@ -89,7 +83,7 @@ class Turns:
             if self._budget <= 0:
                 break
             self._budget -= sizes[shard] or usual  # of one that another worker has, nothing is known
-            self._lack.pop(shard, None)
+            self.lack.pop(shard, None)
             found.append(shard)
         self._awoken.update(found)
         return found

@@ -22,7 +22,7 @@ job = Job.prepare()
 detection = Detection(job.rules, job.topics, job.settings.state.retention_ms, job.exchange)
 
 flow = Dataflow("activity_alerts")
-arrivals = op.input("kafka", flow, job.source(lambda: detection.detector))
+arrivals = op.input("kafka", flow, job.source(lambda: detection.detector.sizes))
 
 op.output("to_rejected", op.flat_map("rejected", arrivals, to_reject), job.rejected)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import structlog
@@ -27,7 +27,6 @@ from dataflows.started import tell_supervisor
 from dataflows.state_directory import StateDirectory, StateDirectoryError
 from dataflows.stop_request import StopRequest
 from dataflows.wall_clock import WallClock
-from detection.detector import Detector
 from detection.rules import Topic
 from settings import ConfigError, SecretError, Settings, config_path, load
 
@@ -84,8 +83,8 @@ class Job:
         stop.ends_until_flow(job.close)
         return job
 
-    def source(self, detector: Callable[[], Detector]) -> KafkaSource:
-        """`detector` gives the one of the worker that asks."""
+    def source(self, sizes: Callable[[], Sequence[int]]) -> KafkaSource:
+        """`sizes`: bytes of each shard's state when it was packed last."""
         return KafkaSource(
             self.topics,
             self.rules,
@@ -96,7 +95,7 @@ class Job:
             paused=lambda: self.dispatcher.full or self.rejected.full,
             epoch_s=self._cluster.epoch_s if self._cluster.workers > 1 else None,
             exchange=self.exchange,
-            detector=detector,
+            sizes=sizes,
         )
 
     def _connect(self) -> Poller:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -85,11 +85,6 @@ class Detector:
                 self._reached[place] = (batch.log, batch.next_offset)
             elif place in self._reached:
                 self._reached[place] = _cut_off(self._reached[place], batch)
-
-    def passing_over(self, batch: Batch) -> Iterable[int]:
-        """The shards that had counted all of a batch before the start."""
-        ahead = self._ahead.get((batch.topic, batch.partition), {})
-        return [shard for shard, reached in ahead.items() if _counted(reached, batch) >= batch.next_offset]
 
     def is_due(self, shard: int, watermarks: Watermarks) -> bool:
         """Whether `advance` would have anything to do."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from connectors.partition import Partition
+from connectors.partition import Break, Partition
 from detection.intake import Record, Records
 from detection.rules import Topic
 from detection.watermarks import NEVER
@@ -130,6 +130,8 @@ def test_a_log_that_begins_anew_forgets_the_event_time_of_the_old_one_but_not_it
     read.arrived(Records.of([record(0, timestamp=100)]), 2, 3.0)
     read.take()
     assert (read.highest_ms, read.next_offset, read.topic_id) == (9_000, 501, "a")
+    assert read.take() == Break(0, True, "b")
+    assert (read.highest_ms, read.next_offset, read.topic_id) == (NEVER, 0, "b")
     read.take()
     assert (read.highest_ms, read.next_offset, read.topic_id) == (NEVER, 1, "b")
 

@@ -82,7 +82,7 @@ def test_a_record_that_came_while_all_waited_is_of_the_log_that_was_read_then(
     poller._early = [answer(10)]
     monkeypatch.setattr(poller._positions, "look_after", lambda _: poller._positions._begin_anew(partition, "b"))
     poller.poll()
-    assert (partition.expected, len(partition.waiting)) == (0, 1)
+    assert (partition.expected, len(partition.waiting)) == (0, 2)
     partition.take()
     assert (partition.next_offset, partition.topic_id) == (11, None)
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
+from connectors.partition import Break
 from connectors.positions import Position, Positions
 from detection.intake import Record, Records
 from detection.rules import Topic
@@ -106,9 +107,8 @@ def test_without_an_id_an_offset_beyond_the_end_tells_a_topic_made_anew(
     partition = positions.add(TOPIC, 0, at(500, 9_000, None))
     positions.lost(partition)
     asked.edges_then[0]((0, 20))
-    partition.arrived(records(0), 2, 1.0)
-    partition.take()
-    assert (partition.next_offset, partition.highest_ms) == (1, NEVER)
+    assert partition.take() == Break(0, True, None)
+    assert (partition.next_offset, partition.highest_ms) == (0, NEVER)
 
 
 def test_a_topic_that_was_made_anew_is_read_from_its_beginning(make: Callable[..., tuple[Positions, Asked]]) -> None:
@@ -184,12 +184,8 @@ def test_what_is_passed_over_after_a_restart_is_looked_at_first(
     assert assigned(positions) == {0: 490}
     assert capsys.readouterr().out.count("cut off") == 1
     assert partition.passed_to == 500, "until it is told"
-    partition.arrived(records(490, 491), 2, 1.0)
-    partition.take()
-    assert (partition.broken_at, partition.passed_to, partition.next_offset) == (495, 495, 492)
-    partition.arrived(records(492), 2, 1.0)
-    partition.take()
-    assert partition.broken_at is None, "told once"
+    assert partition.take() == Break(495, False, "a")
+    assert (partition.passed_to, partition.next_offset) == (495, 490)
 
 
 def test_a_log_that_is_whole_is_read_on(make: Callable[..., tuple[Positions, Asked]]) -> None:
@@ -197,9 +193,7 @@ def test_a_log_that_is_whole_is_read_on(make: Callable[..., tuple[Positions, Ask
     partition = positions.add(TOPIC, 0, at(490, 9_000, "a", 500))
     asked.topic_then((2, "a"))
     asked.edges_then[0]((0, 500))
-    partition.arrived(records(490), 2, 1.0)
-    partition.take()
-    assert (partition.broken_at, partition.passed_to) == (None, 500)
+    assert (partition.passed_to, len(partition.waiting)) == (500, 0)
 
 
 def test_a_log_that_is_cut_off_while_it_is_read_goes_on_from_its_end(
@@ -213,9 +207,23 @@ def test_a_log_that_is_cut_off_while_it_is_read_goes_on_from_its_end(
     asked.edges_then[0]((0, 491))
     assert assigned(positions) == {0: 491}
     partition.take()
-    assert partition.broken_at is None, "what was read of the old end comes first"
+    assert partition.next_offset == 493, "what was read of the old end comes first"
     partition.end_is(491, 2.0, 2.0)
-    partition.arrived(records(491), 2, 3.0)
     partition.take()
-    assert (partition.broken_at, partition.next_offset, partition.highest_ms) == (491, 492, 9_000)
+    assert (partition.next_offset, partition.highest_ms) == (491, 9_000), "also if nothing comes"
     assert partition.caught_up
+
+
+def test_the_id_of_a_topic_that_is_learnt_while_its_edges_are_asked_for_does_not_begin_it_anew(
+    make: Callable[..., tuple[Positions, Asked]],
+) -> None:
+    positions, asked = make()
+    partition = positions.add(TOPIC, 0, at(490, 9_000, None, 500))
+    refresh(positions, 10.0)
+    asked.topic_then((2, "a"))
+    assert partition.reading_id == "a"
+    asked.edges_then[0]((0, 600))
+    assert assigned(positions) == {0: 490}
+    refresh(positions, 20.0)
+    asked.topic_then((3, "a"))
+    assert positions.counts == {"products": 3}

@@ -11,9 +11,10 @@ import pytest
 from connectors.exchange import Exchange
 from connectors.partition import Partition
 from connectors.positions import Position
-from connectors.source import SLOTS, Arrivals, KafkaSource, Slot, SlotState
-from detection.detector import Detector
+from connectors.slot_positions import pack, unpack
+from connectors.source import SLOTS, Arrivals, KafkaSource, Slot
 from detection.intake import Record, Records
+from detection.keys import SHARDS
 from detection.rules import CountRule, Topic
 from detection.watermarks import NEVER
 
@@ -57,7 +58,7 @@ class Brokers:
 def slots(brokers: Brokers, paused: bool = False) -> list[Slot]:
     source = KafkaSource(
         [TOPIC], [RULE], lambda: brokers, now_ms=lambda: 0, monotonic=lambda: 0.0, stopping=lambda: False,
-        paused=lambda: paused, exchange=Exchange(1), detector=lambda: Detector([RULE]),
+        paused=lambda: paused, exchange=Exchange(1), sizes=lambda: [0] * SHARDS,
     )  # type: ignore[arg-type, return-value]  # fmt: skip
     return [source.build_part("kafka", name, None) for name in source.list_parts()]
 
@@ -115,11 +116,21 @@ def test_a_source_that_is_paused_gives_nothing_and_does_not_spin() -> None:
 
 
 def test_a_new_rule_is_complete_from_behind_what_some_shards_pass_over(capsys: pytest.CaptureFixture[str]) -> None:
-    position = Position(next_offset=5, highest_ms=1_000, topic_id=None, passed_to=50, passed_ms=61_000)
-    state = msgspec.msgpack.encode(SlotState(2, {}, [(("products", 0), position)]))
+    brokers = Brokers(2)
     source = KafkaSource(
-        [TOPIC], [RULE], lambda: Brokers(1), now_ms=lambda: 0, monotonic=lambda: 0.0, stopping=lambda: False,
-        paused=lambda: False, exchange=Exchange(1), detector=lambda: Detector([RULE]),
+        [TOPIC], [RULE], lambda: brokers, now_ms=lambda: 0, monotonic=lambda: 0.0, stopping=lambda: False,
+        paused=lambda: False, exchange=Exchange(1), sizes=lambda: [0] * SHARDS,
     )  # type: ignore[arg-type, return-value]  # fmt: skip
-    source.build_part("kafka", "in00", state)
+    slots = []
+    for number, passed_ms in ((0, 1_000), (1, 61_000)):
+        position = Position(5, 1_000, None, passed_to=50, passed_ms=passed_ms)
+        state = pack({}, [(("products", number), position)])
+        slots.append(source.build_part("kafka", f"in0{number}", state))
+    slots[0].next_batch()
     assert "complete_from=1970-01-01T00:01:02.000Z" in capsys.readouterr().out
+
+
+def test_state_of_another_format_is_refused_and_it_is_said_what_to_do() -> None:
+    old = msgspec.msgpack.encode((1, {"hot": RULE.version}, [(("products", 0), (5, 1_000, None))]))
+    with pytest.raises(ValueError, match=r"has format 1.*move the recovery store"):
+        unpack(old)

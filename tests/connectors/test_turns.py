@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Callable
 from contextlib import suppress
 from zlib import crc32
 
@@ -13,11 +12,10 @@ import pytest
 
 from connectors.exchange import Exchange
 from connectors.partition import Partition
-from connectors.positions import Position
-from connectors.source import SLOTS, Arrivals, KafkaSource, Slot, SlotState
+from connectors.slot_positions import SlotState
+from connectors.source import SLOTS, Arrivals, KafkaSource, Slot
 from connectors.turns import Turns
 from dataflows.detect import Detect, Detection, Wake
-from detection.detector import Detector
 from detection.intake import Record, Records
 from detection.keys import SHARDS, shard_of
 from detection.rows import Batch, Rows
@@ -33,11 +31,8 @@ RULE = CountRule("hot", TOPIC, ("name",), 4, 100)
 SIZE = 400_000
 
 
-def detector_of(size: int) -> Callable[[], Detector]:
-    """One of which each shard took so many bytes."""
-    detector = Detector([RULE])
-    detector.sizes = [size] * SHARDS
-    return lambda: detector
+def complete_through(turns: Turns, epoch: int) -> int:
+    return min(turns.lack.values(), default=epoch)
 
 
 def batch(*keys: str, offset: int = 0) -> Batch:
@@ -46,23 +41,23 @@ def batch(*keys: str, offset: int = 0) -> Batch:
 
 
 def test_little_state_is_written_in_each_epoch_in_which_it_changed() -> None:
-    turns = Turns(detector_of(1_000))
+    turns = Turns(lambda: [1_000] * SHARDS)
     for epoch in range(3):
         assert turns.due(epoch) == []
-        assert turns.changed(batch("Nokia", "iPad"), epoch) == sorted({shard_of("Nokia"), shard_of("iPad")})
-        assert turns.changed(batch("Nokia"), epoch) == [], "once is enough"
-        assert turns.complete_through(epoch) == epoch
+        assert turns.changed(batch("Nokia", "iPad")) == sorted({shard_of("Nokia"), shard_of("iPad")})
+        assert turns.changed(batch("Nokia")) == [], "once is enough"
+        assert complete_through(turns, epoch) == epoch
 
 
 def test_much_state_is_written_by_and_by_and_the_source_stays_behind_until_then() -> None:
-    turns = Turns(detector_of(SIZE))
+    turns = Turns(lambda: [SIZE] * SHARDS)
     turns.due(0)
     many = batch(*(f"product {number}" for number in range(1_000)))
-    written = turns.changed(many, 0)
+    written = turns.changed(many)
     assert 0 < len(written) < SHARDS
-    assert turns.complete_through(0) == -1
+    assert complete_through(turns, 0) == -1
     waited = 0
-    while turns.complete_through(waited) != waited:
+    while complete_through(turns, waited) != waited:
         waited += 1
         now = turns.due(waited)
         assert now, "it goes on when nothing comes any more"
@@ -71,22 +66,12 @@ def test_much_state_is_written_by_and_by_and_the_source_stays_behind_until_then(
     assert sorted(written) == list(range(SHARDS))
 
 
-def test_rows_that_a_slot_brings_late_in_the_epoch_before_are_not_taken_for_written() -> None:
-    turns = Turns(detector_of(0))
-    turns.due(5)
-    shard = shard_of("Nokia")
-    turns.changed(batch("Nokia"), 4)
-    assert turns.complete_through(5) == 3
-    assert turns.due(6) == [shard]
-    assert turns.complete_through(6) == 6
-
-
 def test_a_partition_is_read_from_where_it_began_if_its_records_lie_in_shards_that_are_not_written_yet() -> None:
     """Not from what was committed to the group: that is where the job is."""
     brokers = Brokers(1)
     source = KafkaSource(
         [TOPIC], [RULE], lambda: brokers, now_ms=lambda: 0, monotonic=lambda: 0.0, stopping=lambda: False,
-        paused=lambda: False, exchange=Exchange(1), detector=detector_of(SIZE),
+        paused=lambda: False, exchange=Exchange(1), sizes=lambda: [SIZE] * SHARDS,
     )  # type: ignore[arg-type, return-value]  # fmt: skip
     own = [source.build_part("kafka", name, None) for name in source.list_parts()]
     brokers.partitions["products", 0].end_is(0, 0.0, 0.0)
@@ -94,17 +79,18 @@ def test_a_partition_is_read_from_where_it_began_if_its_records_lie_in_shards_th
     brokers.partitions["products", 0].arrived(Records.of(values), 10, 0.0)
     assert sum(len(slot.next_batch()) for slot in own) == 1
     states = [msgspec.msgpack.decode(slot.snapshot(), type=SlotState) for slot in own]
-    assert [state.positions for state in states if state.positions] == [
-        [(("products", 0), Position(70, NEVER, None, 1_070, 5))]
-    ]
+    [[(place, position)]] = [state.positions for state in states if state.positions]
+    assert (place, position.next_offset, position.highest_ms, position.passed_to) == (("products", 0), 70, NEVER, 1_070)
+    assert set(position.behind.values()) == {70}
+    assert 0 < len(position.behind) < SHARDS, "those that were not awoken"
 
 
 def test_rows_that_a_later_slot_brings_in_the_last_round_do_not_send_an_earlier_one_back_to_its_start() -> None:
     brokers = Brokers(2)
-    detector = Detector([RULE])
+    sizes = [0] * SHARDS
     source = KafkaSource(
         [TOPIC], [RULE], lambda: brokers, now_ms=lambda: 0, monotonic=lambda: 0.0, stopping=lambda: False,
-        paused=lambda: False, exchange=Exchange(1), detector=lambda: detector,
+        paused=lambda: False, exchange=Exchange(1), sizes=lambda: sizes,
     )  # type: ignore[arg-type, return-value]  # fmt: skip
     slots = [source.build_part("kafka", name, None) for name in source.list_parts()]
     early, late = sorted(brokers.partitions.values(), key=lambda one: (crc32(b"products") + one.number) % SLOTS)
@@ -125,7 +111,7 @@ def test_rows_that_a_later_slot_brings_in_the_last_round_do_not_send_an_earlier_
         partition.end_is(0, 0.0, 0.0)
     bring(early, 0, 300)
     assert [epoch() for _ in range(3)] == [300] * 3
-    detector.sizes = [SIZE] * SHARDS
+    sizes[:] = [SIZE] * SHARDS
     bring(late, 0, 1_000)
     assert [epoch() for _ in range(5)] == [300] * 5
 
@@ -148,7 +134,7 @@ class Job:
         self.stopping = False
         source = KafkaSource(
             [TOPIC], [RULE], lambda: self.brokers, now_ms=lambda: 0, monotonic=lambda: 0.0,
-            stopping=lambda: self.stopping, paused=lambda: False, exchange=Exchange(1), detector=self.heavy,
+            stopping=lambda: self.stopping, paused=lambda: False, exchange=Exchange(1), sizes=lambda: [SIZE] * SHARDS,
         )  # type: ignore[arg-type, return-value]  # fmt: skip
         self.steps = {shard: self.detection.detect(packed) for shard, packed in self.shards.items()}
         self.slots: dict[str, Slot] = {}
@@ -163,10 +149,6 @@ class Job:
         self.ended = 0
         self.items: dict[int, list[Arrivals]] = defaultdict(list)
         self.new_positions: dict[int, dict[str, bytes]] = defaultdict(dict)
-
-    def heavy(self) -> Detector:
-        self.detection.detector.sizes = [SIZE] * SHARDS
-        return self.detection.detector
 
     def look_at(self, partition: Partition) -> None:
         """What `Positions` does where a log may have been cut off."""
@@ -320,7 +302,8 @@ def test_a_job_that_is_killed_again_and_again_gets_on_with_its_turns() -> None:
     while began_at(job) < 1_000:
         runs += 1
         assert runs < SHARDS, "each run writes some shards that the one before did not"
-        job.round(ends=True, all_of_it=True)
+        # Every other time before it has read as far as the time before.
+        job.round(ends=True, all_of_it=runs % 2 == 1)
         job.start()
     assert runs > 1
 
@@ -328,14 +311,13 @@ def test_a_job_that_is_killed_again_and_again_gets_on_with_its_turns() -> None:
 def test_a_record_rejected_as_future_is_rejected_again_when_it_is_read_again() -> None:
     """Else it would be accepted, for the clock has gone on, and those behind it would be late."""
     guarded = Topic("products", lateness_ms=50, max_future_ms=60_000)
-    detector = detector_of(SIZE)
 
     def run(states: dict[str, bytes], arrival_ms: int) -> tuple[list[int], list[int], dict[str, bytes]]:
         """The offsets that were rejected, those that count, and what is stored."""
         brokers = Brokers(1)
         source = KafkaSource(
             [guarded], [RULE], lambda: brokers, now_ms=lambda: 0, monotonic=lambda: 0.0, stopping=lambda: False,
-            paused=lambda: False, exchange=Exchange(1), detector=detector,
+            paused=lambda: False, exchange=Exchange(1), sizes=lambda: [SIZE] * SHARDS,
         )  # type: ignore[arg-type, return-value]  # fmt: skip
         slots = {name: source.build_part("kafka", name, states.get(name)) for name in source.list_parts()}
         partition = brokers.partitions["products", 0]
@@ -351,7 +333,41 @@ def test_a_record_rejected_as_future_is_rejected_again_when_it_is_read_again() -
         return rejected, [*counted[0]], {name: slot.snapshot() for name, slot in slots.items()}
 
     first = run({}, 1_000_000)
-    assert first[0] == [998]
+    assert (first[0], first[1]) == ([998], [*range(998), 999])
     again = run(first[2], 8_999_000)
-    assert again[:2] == first[:2]
-    assert run(again[2], 8_999_000)[:2] == first[:2], "and once more"
+    assert (again[0], again[1]) == ([], first[1]), "it is on the rejected topic"
+    assert run(again[2], 8_999_000)[:2] == again[:2], "and once more"
+
+
+def test_what_was_rejected_as_future_is_known_also_if_a_later_slot_sends_the_position_back() -> None:
+    """An early slot ends an epoch with nothing lacking; in the same round a later one brings more than can be written.
+    So in the next epoch the early slot stores an older position than it did before.
+    """
+    guarded = Topic("products", lateness_ms=50, max_future_ms=60_000)
+
+    def source_of(brokers: Brokers) -> KafkaSource:
+        return KafkaSource(
+            [guarded], [RULE], lambda: brokers, now_ms=lambda: 0, monotonic=lambda: 0.0, stopping=lambda: False,
+            paused=lambda: False, exchange=Exchange(1), sizes=lambda: [SIZE] * SHARDS,
+        )  # type: ignore[arg-type, return-value]  # fmt: skip
+
+    brokers = Brokers(2)
+    source = source_of(brokers)
+    slots = [source.build_part("kafka", name, None) for name in source.list_parts()]
+    early, late = sorted(brokers.partitions.values(), key=lambda one: (crc32(b"products") + one.number) % SLOTS)
+    for partition in (early, late):
+        partition.topic = guarded
+        partition.end_is(0, 0.0, 0.0)
+    times = [1_000_000] * 5 + [9_000_000] + [1_000_000] * 4
+    some = [Record(b'{"name":"Nokia"}', time, at, 1_000_000) for at, time in enumerate(times)]
+    early.arrived(Records.of(some), 10, 0.0)
+    many = [Record(b'{"name":"product %d"}' % at, 1_000_000, at, 1_000_000) for at in range(1_000)]
+    late.arrived(Records.of(many), 10, 0.0)
+    for _ in range(2):
+        states = []
+        for slot in slots:
+            slot.next_batch()
+            states.append(msgspec.msgpack.decode(slot.snapshot(), type=SlotState))
+    stored = {place[1]: position for state in states for place, position in state.positions}
+    position = stored[early.number]
+    assert (position.next_offset, position.passed_to, position.future) == (0, 10, [5])
