@@ -48,12 +48,16 @@ class Intake:
         self.client = httpx2.Client(base_url=self.url, timeout=20)
         self.process: subprocess.Popen[bytes]
 
-    def start(self, *, ready: bool = True) -> Self:
+    def launch(self) -> Self:
         command = [sys.executable, "-m", "tua", "serve", "--config", str(self.config_path)]
         with self._log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 command, cwd=ROOT, env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
+        return self
+
+    def start(self, *, ready: bool = True) -> Self:
+        self.launch()
         self.wait_for("ready" if ready else "live")
         return self
 
