@@ -7,7 +7,6 @@ import hashlib
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 
-import structlog
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -26,7 +25,8 @@ from connectors.intake_api.status import Readiness, Summary
 from connectors.intake_api.writer import TopicWriter, told
 from settings import Settings
 
-log = structlog.get_logger()
+_LONG = 131_072
+"""Bytes of a body that is read in a thread: it may take its time, and others have their turns meanwhile."""
 
 
 class Intake:
@@ -52,13 +52,17 @@ class Intake:
         media_type = _media_type(request, (JSON, NDJSON))
         key = key_in(request.headers.get(HEADER))
         body = await request.body()
-        batch, texts = events_in(body, media_type)
-        if not texts:
-            raise Refusal(422, "there is no event in the body")
-        if len(texts) > self.settings.max_events:
-            raise Refusal(413, f"more than {self.settings.max_events} events in one request")
-        self._limit.charge(client.name, len(texts) - 1)
-        read = self._readers[topic].read(texts, _event_id(client, key), batch)
+
+        def read_all() -> tuple[bool, list[Event | Refused]]:
+            batch, texts = events_in(body, media_type)
+            if not texts:
+                raise Refusal(422, "there is no event in the body")
+            if len(texts) > self.settings.max_events:
+                raise Refusal(413, f"more than {self.settings.max_events} events in one request")
+            return batch, self._readers[topic].read(texts, _event_id(client, key), batch)
+
+        batch, read = read_all() if len(body) <= _LONG else await asyncio.to_thread(read_all)
+        self._limit.charge(client.name, len(read) - 1)
         outcomes = await self._write(request, client, topic, key, body, read)
         return many_events(outcomes) if batch else one_event(outcomes[0])
 
