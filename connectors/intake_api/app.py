@@ -85,7 +85,8 @@ class Intake:
 
     async def ready(self, _request: Request) -> Response:
         if self.readiness.reason is not None:
-            raise unavailable(self.readiness.reason)
+            # No refusal: whoever asks again and again is not to be counted.
+            return problem(503, self.readiness.reason, headers=unavailable("").headers)
         return JSONResponse({"status": "ready"})
 
     async def refuse(self, _request: Request, error: Exception) -> Response:
@@ -161,10 +162,13 @@ def make_app(intake: Intake) -> FastAPI:
     )
     secured = bool(settings.api_keys)
     events = openapi.of_events(intake.topics, settings.max_events, secured)
-    for path, method, endpoint, described in (
-        ("/api/events/{topic}", "POST", intake.post_events, events),
+    of_products = (
         ("/api/products", "POST", intake.post_product, openapi.of_new_product(secured)),
         ("/api/products/{id}", "DELETE", intake.delete_product, openapi.of_old_product(secured)),
+    )
+    for path, method, endpoint, described in (
+        *(of_products if settings.products_topic in intake.topics else ()),
+        ("/api/events/{topic}", "POST", intake.post_events, events),
         ("/health/live", "GET", intake.live, openapi.of_health("Is the process there?", may_fail=False)),
         ("/health/ready", "GET", intake.ready, openapi.of_health("Can it write to the topics?", may_fail=True)),
     ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import hypothesis.errors
@@ -92,7 +93,7 @@ def test_each_example_of_the_document_is_right(server: Intake) -> None:
     assert tried == 4
 
 
-def test_the_document_says_nothing_of_keys_where_there_are_none(embedded: str, tmp_path) -> None:
+def test_the_document_says_nothing_of_keys_where_there_are_none(embedded: str, tmp_path: Path) -> None:
     server = Intake(tmp_path, configuration(), embedded).start()
     document = server.client.get("/openapi.json").json()
     server.close()
@@ -102,3 +103,14 @@ def test_the_document_says_nothing_of_keys_where_there_are_none(embedded: str, t
     assert not {"200", "401", "403"} & operation["responses"].keys()
     examples = operation["requestBody"]["content"]["application/json"]["examples"]
     assert ORDER in [one["value"] for one in examples.values()]
+
+
+def test_without_a_topic_of_products_there_are_no_paths_for_them(embedded: str, tmp_path: Path) -> None:
+    config = configuration("orders")
+    del config["intake"]["products_topic"]
+    server = Intake(tmp_path, config, embedded).start(ready=False)
+    assert server.client.get("/openapi.json").json()["paths"].keys() == {
+        "/api/events/{topic}", "/health/live", "/health/ready"
+    }  # fmt: skip
+    assert server.client.post("/api/products", json={"id": 1, "name": "a", "price": 1}).status_code == 404
+    server.close()
