@@ -96,7 +96,7 @@ def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         code, log = ended(tmp_path, configuration(port=port))
     assert (code, len(log.splitlines())) == (1, 1)
-    assert log.startswith(f"cannot listen on 127.0.0.1 port {port}: Address already in use")
+    assert log.startswith(f"cannot listen on 127.0.0.1 port {port}: Address already in use (intake.host")
 
 
 def test_without_kafka_it_serves_is_not_ready_and_refuses_at_once(tmp_path: Path) -> None:
