@@ -7,7 +7,7 @@ import typer
 from connectors.client import PropertyError, check_properties
 from dataflows.logs import configure_logs
 from settings import SecretError, config_path
-from tua.configuration import ConfigOption, load_or_exit, show
+from tua.configuration import ConfigOption, load_or_exit
 
 
 def serve(config: ConfigOption = None) -> None:
@@ -16,7 +16,6 @@ def serve(config: ConfigOption = None) -> None:
     from connectors.intake_api import server  # noqa: PLC0415
 
     settings = load_or_exit(config_path(config))
-    show(settings.notes)
     configure_logs()
     try:
         check_properties(settings.kafka)

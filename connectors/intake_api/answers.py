@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Literal
 
@@ -99,18 +99,13 @@ def many_events(outcomes: Sequence[Outcome]) -> Response:
 
     503 goes before what was written: a client that looks at the status alone must send again, not lose the rest.
     """
-    statuses = {outcome.status for outcome in outcomes}
-    status = 503 if 503 in statuses else statuses.pop() if len(statuses) == 1 else 207
+    found = {outcome.status for outcome in outcomes}
+    status = 503 if 503 in found else found.pop() if len(found) == 1 else 207
     refused = [outcome for outcome in outcomes if isinstance(outcome, Refused)]
     if status < 300:
         return _json(status, Batch(len(outcomes) - len(refused), len(refused), list(outcomes)))
     detail = f"{len(refused)} of {len(outcomes)} events are not acknowledged, the first because: {refused[0].detail}"
     return problem(status, detail, events=outcomes, headers=_retry_after(status))
-
-
-def statuses(outcomes: Iterable[Outcome]) -> list[int]:
-    """Of each event."""
-    return [outcome.status for outcome in outcomes]
 
 
 def _json(status: int, content: Written | Batch) -> Response:

@@ -7,7 +7,6 @@ import hashlib
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 
-import structlog
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -26,7 +25,8 @@ from connectors.intake_api.status import Readiness, Summary
 from connectors.intake_api.writer import TopicWriter, told
 from settings import Settings
 
-log = structlog.get_logger()
+_LONG = 131_072
+"""Bytes of a body that is read in a thread: it may take its time, and others have their turns meanwhile."""
 
 
 class Intake:
@@ -52,13 +52,17 @@ class Intake:
         media_type = _media_type(request, (JSON, NDJSON))
         key = key_in(request.headers.get(HEADER))
         body = await request.body()
-        batch, texts = events_in(body, media_type)
-        if not texts:
-            raise Refusal(422, "there is no event in the body")
-        if len(texts) > self.settings.max_events:
-            raise Refusal(413, f"more than {self.settings.max_events} events in one request")
-        self._limit.charge(client.name, len(texts) - 1)
-        read = self._readers[topic].read(texts, _event_id(client, key), batch)
+
+        def read_all() -> tuple[bool, list[Event | Refused]]:
+            batch, texts = events_in(body, media_type)
+            if not texts:
+                raise Refusal(422, "there is no event in the body")
+            if len(texts) > self.settings.max_events:
+                raise Refusal(413, f"more than {self.settings.max_events} events in one request")
+            return batch, self._readers[topic].read(texts, _event_id(client, key), batch)
+
+        batch, read = read_all() if len(body) <= _LONG else await asyncio.to_thread(read_all)
+        self._limit.charge(client.name, len(read) - 1)
         outcomes = await self._write(request, client, topic, key, body, read)
         return many_events(outcomes) if batch else one_event(outcomes[0])
 
@@ -81,7 +85,8 @@ class Intake:
 
     async def ready(self, _request: Request) -> Response:
         if self.readiness.reason is not None:
-            raise unavailable(self.readiness.reason)
+            # No refusal: whoever asks again and again is not to be counted.
+            return problem(503, self.readiness.reason, headers=unavailable("").headers)
         return JSONResponse({"status": "ready"})
 
     async def refuse(self, _request: Request, error: Exception) -> Response:
@@ -157,10 +162,13 @@ def make_app(intake: Intake) -> FastAPI:
     )
     secured = bool(settings.api_keys)
     events = openapi.of_events(intake.topics, settings.max_events, secured)
-    for path, method, endpoint, described in (
-        ("/api/events/{topic}", "POST", intake.post_events, events),
+    of_products = (
         ("/api/products", "POST", intake.post_product, openapi.of_new_product(secured)),
         ("/api/products/{id}", "DELETE", intake.delete_product, openapi.of_old_product(secured)),
+    )
+    for path, method, endpoint, described in (
+        *(of_products if settings.products_topic in intake.topics else ()),
+        ("/api/events/{topic}", "POST", intake.post_events, events),
         ("/health/live", "GET", intake.live, openapi.of_health("Is the process there?", may_fail=False)),
         ("/health/ready", "GET", intake.ready, openapi.of_health("Can it write to the topics?", may_fail=True)),
     ):

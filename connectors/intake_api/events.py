@@ -42,9 +42,9 @@ def one_value(text: bytes) -> Any:
 def events_in(body: bytes, media_type: str) -> tuple[bool, list[bytes]]:
     """Whether a body is a batch, and the texts of its events. Raises Refusal for what is neither JSON nor NDJSON."""
     if media_type == NDJSON:
-        return True, [line for line in body.split(b"\n") if line.strip(_SPACE)]
+        return True, [text for line in body.split(b"\n") if (text := line.strip(_SPACE))]
     if not body.lstrip(_SPACE).startswith(b"["):
-        return False, [body]
+        return False, [body.strip(_SPACE)]
     try:
         return True, [bytes(item) for item in _ARRAY.decode(body)]
     except (msgspec.DecodeError, RecursionError) as error:

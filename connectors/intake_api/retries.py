@@ -51,8 +51,8 @@ class Retries:
         self._forget(now)
         entry = self._entries.get(scope)
         if entry is not None and entry.fingerprint != fingerprint:
-            # Section 2.7: "If there is an attempt to reuse an idempotency key with a different request payload, the
-            # resource server SHOULD reply with an HTTP 422 status code".
+            # The draft, of errors: "If there is an attempt to reuse an idempotency key with a different request
+            # payload, the resource server SHOULD reply with a HTTP 422 status code". 409 is for one still at work.
             raise Refusal(422, "this key was used for another request", HEADER)
         if entry is not None and not entry.finished.is_set():
             await entry.finished.wait()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 
@@ -79,6 +80,7 @@ def _listen(host: str, port: int) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address, family=family, backlog=_BACKLOG)
     except OSError as error:
-        raise CannotListen(
-            f"cannot listen on {host} port {port}: {error.strerror} (intake.host, intake.port)"
-        ) from None
+        # Python adds to the system's words; for a name that is not known the number is none of the system's.
+        reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+        what = f"cannot listen on {host} port {port}: {reason}"
+        raise CannotListen(f"{what} (intake.host and intake.port say where)") from None

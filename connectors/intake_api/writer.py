@@ -47,7 +47,6 @@ class TopicWriter:
         self._within_ms = within_ms
         self._errors = ConnectionLog("intake")
         self._producer = self._new_producer()
-        self._broken = False
         self._done: deque[_Sent] = deque()
         self._settling = False
         self._says_each = log.bind().is_enabled_for(logging.DEBUG)
@@ -107,7 +106,7 @@ class TopicWriter:
             client_config(
                 self._kafka,
                 "intake",
-                self._failed,
+                self._errors,
                 acks="all",
                 enable_idempotence=True,
                 linger_ms=2,
@@ -117,11 +116,6 @@ class TopicWriter:
                 queue_buffering_max_kbytes=_QUEUED_KB,
             )
         )
-
-    def _failed(self, error: KafkaError) -> None:
-        if error.fatal():
-            self._broken = True
-        self._errors(error)
 
     def _delivered(self, sent: _Sent, number: int, error: KafkaError | None, message: Message) -> None:
         if error is None:
@@ -152,17 +146,15 @@ class TopicWriter:
 
     def _poll(self) -> None:
         while not self._closed.is_set():
-            self._producer.poll(0.1)
-            if self._broken:
-                self._replace()
-
-    def _replace(self) -> None:
-        """After a fatal error, such as a sequence that brokers have lost, a producer takes nothing any more."""
-        log.warning("the producer cannot go on, and is replaced", client="intake")
-        old, self._producer = self._producer, self._new_producer()
-        self._broken = False
-        old.purge()
-        old.poll(1)
+            try:
+                self._producer.poll(0.1)
+            except KafkaException as error:
+                # It is fatal, such as a sequence that brokers have lost: this producer takes nothing any more.
+                log.warning("the producer cannot go on, and is replaced", client="intake", error=error.args[0].str())
+                old, self._producer = self._producer, self._new_producer()
+                old.purge()
+                with suppress(KafkaException):
+                    old.poll(1)  # so that who waits for it is told
 
 
 def told(outcomes: Sequence[Outcome | None]) -> list[Outcome]:

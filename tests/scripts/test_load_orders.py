@@ -13,9 +13,13 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 
-from scripts.load_orders import PRODUCTS, make_orders, send
+from actions.registry import ACTION_TYPES
+from detection.times import iso
+from scripts.load_orders import PRODUCTS, Order, expected, make_orders, send
 from scripts.stack import embedded_broker
+from settings import load as load_settings
 from tests.support.cluster import Cluster
+from tests.support.intake import Intake, configuration
 from tests.support.receivers import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -62,6 +66,42 @@ def test_the_bar_counts_what_kafka_has(kafka: Cluster, tmp_path: Path) -> None:
     assert "100%" in answer.stderr
     assert "must follow by rule hot" in answer.stdout
     assert len(kafka.read_all("load-orders")) == len(make_orders(100, PRODUCTS, 34, 1000, 0))
+
+
+@pytest.mark.parametrize("url", [f"http://127.0.0.1:{free_port()}", "127.0.0.1"])
+def test_without_an_intake_it_says_so(url: str) -> None:
+    answer = load("--http", url)
+    assert (answer.returncode, answer.stdout) == (1, "")
+    assert answer.stderr.splitlines()[-1].startswith("no intake at this URL")
+
+
+@pytest.mark.kafka
+def test_by_http_each_order_lies_on_the_topic_at_the_time_that_the_truth_is_made_of(
+    kafka: Cluster, tmp_path: Path
+) -> None:
+    settings = configuration("by-http", api_keys={"shop": {"env": "SHOP_KEY"}}, rate_limit={"events": 50, "per": "1s"})
+    kafka.create_topic("by-http", partitions=2)
+    server = Intake(tmp_path, settings, kafka.bootstrap, SHOP_KEY="secret").start()
+    try:
+        arguments = ("--config", str(server.config_path), "--http", server.url, "--rate", "500")
+        refused = load(*arguments)
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert "401" in refused.stderr
+        answer = load(*arguments, TUA_INTAKE_KEY="secret")
+        assert answer.returncode == 0, answer.stderr
+    finally:
+        server.close()
+    sent = make_orders(100, PRODUCTS, 34, 500, 0)
+    lying = kafka.read_all("by-http")
+    assert sorted(message.value() or b"" for message in lying) == sorted(order.value for order in sent)
+    names = {order.value: order.name for order in sent}
+    orders = [Order(m.timestamp()[1], names[m.value() or b""], b"", b"") for m in lying]
+    orders.sort(key=lambda order: order.timestamp_ms)
+    found = expected(orders, load_settings(server.config_path, ACTION_TYPES).rules[0])
+    assert any(found.values())
+    for rows in found.values():
+        for row in rows:
+            assert iso(row.opened_at_ms)[11:-1] in answer.stdout
 
 
 @pytest.mark.parametrize("name", ["", "nowhere/orders.jsonl"])

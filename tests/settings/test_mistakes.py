@@ -178,7 +178,7 @@ MISTAKES = {
     "an unknown section like nothing": (
         rule() + "▸x: 1\n",
         "unknown setting 'x'",
-        "known: actions, delivery, kafka, rules",
+        "known: actions, delivery, intake, kafka, rules",
     ),
     "an unknown setting": (rule() + "state: {▸retntion: 1h}\n", "unknown setting 'retntion'", "'retention'?"),
     "a setting by its name in Python": (rule() + "state: {▸retention_ms: 1h}\n", "unknown setting", "'retention'?"),
