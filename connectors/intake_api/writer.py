@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import time
-from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 
 import structlog
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message
 
-from connectors.client import ConnectionLog, client_config
 from connectors.intake_api.answers import Outcome, Refused, Written
 from connectors.intake_api.events import Event
+from connectors.polled_producer import PolledProducer
 from settings import KafkaSettings
 
 log = structlog.get_logger()
@@ -43,16 +41,17 @@ class TopicWriter:
     """One idempotent producer, to be used in one event loop. `within_ms`: the longest that `write` takes."""
 
     def __init__(self, kafka: KafkaSettings, within_ms: int) -> None:
-        self._kafka = kafka
         self._within_ms = within_ms
-        self._errors = ConnectionLog("intake")
-        self._producer = self._new_producer()
-        self._done: deque[_Sent] = deque()
-        self._settling = False
+        self._polled = PolledProducer(
+            kafka,
+            "intake",
+            linger_ms=2,
+            # librdkafka looks for what is overdue once a second: so it has given up before we answer.
+            message_timeout_ms=max(within_ms - 1_000, 500),
+            queue_buffering_max_messages=_QUEUED_EVENTS,
+            queue_buffering_max_kbytes=_QUEUED_KB,
+        )
         self._says_each = log.bind().is_enabled_for(logging.DEBUG)
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._poll, name="tua-intake", daemon=True)
-        self._thread.start()
 
     async def write(
         self, topic: str, events: Sequence[Event | Refused], before: Sequence[Outcome | None] | None = None
@@ -70,7 +69,7 @@ class TopicWriter:
                 sent.outcomes[number] = before[number]
             else:
                 try:
-                    self._producer.produce(
+                    self._polled.producer.produce(
                         topic,
                         event.value,
                         event.key,
@@ -91,31 +90,13 @@ class TopicWriter:
 
     def topics(self, timeout_s: float) -> dict[str, int]:
         """Partitions by topic, as a broker says. Blocks. Raises KafkaException when none does in time."""
-        found = self._producer.list_topics(timeout=timeout_s).topics
-        self._errors.back()
+        found = self._polled.producer.list_topics(timeout=timeout_s).topics
+        self._polled.errors.back()
         return {name: len(topic.partitions) for name, topic in found.items()}
 
     def close(self) -> None:
         """Drop what is not acknowledged; nobody waits for it any more."""
-        self._closed.set()
-        self._producer.purge()
-        self._thread.join(timeout=2)
-
-    def _new_producer(self) -> Producer:
-        return Producer(
-            client_config(
-                self._kafka,
-                "intake",
-                self._errors,
-                acks="all",
-                enable_idempotence=True,
-                linger_ms=2,
-                # librdkafka looks for what is overdue once a second: so it has given up before we answer.
-                message_timeout_ms=max(self._within_ms - 1_000, 500),
-                queue_buffering_max_messages=_QUEUED_EVENTS,
-                queue_buffering_max_kbytes=_QUEUED_KB,
-            )
-        )
+        self._polled.close()
 
     def _delivered(self, sent: _Sent, number: int, error: KafkaError | None, message: Message) -> None:
         if error is None:
@@ -128,33 +109,7 @@ class TopicWriter:
             sent.outcomes[number] = _refused(error)
         sent.arrived += 1
         if sent.arrived == sent.expected:
-            self._done.append(sent)
-            if not self._settling:
-                self._settling = True
-                # The loop may be closed by now, and who waited is gone.
-                with suppress(RuntimeError):
-                    sent.done.get_loop().call_soon_threadsafe(self._settle)
-
-    def _settle(self) -> None:
-        # To wake the loop costs more than all the rest: it is woken once for what comes together. What comes from here
-        # on wakes it again, what came before is in the deque.
-        self._settling = False
-        while self._done:
-            done = self._done.popleft().done
-            if not done.done():
-                done.set_result(None)
-
-    def _poll(self) -> None:
-        while not self._closed.is_set():
-            try:
-                self._producer.poll(0.1)
-            except KafkaException as error:
-                # It is fatal, such as a sequence that brokers have lost: this producer takes nothing any more.
-                log.warning("the producer cannot go on, and is replaced", client="intake", error=error.args[0].str())
-                old, self._producer = self._producer, self._new_producer()
-                old.purge()
-                with suppress(KafkaException):
-                    old.poll(1)  # so that who waits for it is told
+            self._polled.settle(sent.done)
 
 
 def told(outcomes: Sequence[Outcome | None]) -> list[Outcome]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from scripts.demo import embedded_broker
+from scripts.stack import embedded_broker
 from tests.support.cluster import Cluster
 from tests.support.intake import ORDER, Intake, answer_of, configuration
 from tests.support.receivers import free_port

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from scripts.demo import embedded_broker
+from scripts.stack import embedded_broker
 from tests.support.cluster import Cluster
 from tests.support.intake import Intake, configuration
 
