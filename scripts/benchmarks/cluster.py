@@ -6,6 +6,7 @@ import os
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,8 @@ from confluent_kafka.cimpl import NewTopic
 
 ROOT = Path(__file__).parents[2]
 _COMMIT_OF_OFFSETS = (0, 1)
+_NEW_S = 30.0
+_HAS_NOT_HEARD = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
 _NOT_YET = (
     KafkaError.NOT_COORDINATOR,
     KafkaError.COORDINATOR_NOT_AVAILABLE,
@@ -103,7 +106,7 @@ class Cluster:
         consumer = self.reader()
         try:
             for number in self.partitions(topic):
-                position, end = consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=10)
+                position, end = _edges(consumer, TopicPartition(topic, number))
                 consumer.assign([TopicPartition(topic, number, position)])
                 while position < end:
                     for message in consumer.consume(1000, 1.0):
@@ -112,6 +115,18 @@ class Cluster:
                             yield message.key(), message.value(), message.timestamp()[1]
         finally:
             consumer.close()
+
+
+def _edges(consumer: Consumer, place: TopicPartition) -> tuple[int, int]:
+    """First and end offset, also of a partition that is so new that its leader has not heard of it."""
+    deadline = time.monotonic() + _NEW_S
+    while True:
+        try:
+            return consumer.get_watermark_offsets(place, timeout=10)
+        except KafkaException as error:
+            if error.args[0].code() not in _HAS_NOT_HEARD or time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
 
 
 @contextmanager

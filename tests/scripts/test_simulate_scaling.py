@@ -18,6 +18,7 @@ from bytewax.outputs import DynamicSink, StatelessSinkPartition
 from bytewax.testing import cluster_main
 
 from connectors.exchange import worker_of_shard
+from connectors.slot_positions import SlotPositions
 from connectors.source import SLOTS, Slot
 from dataflows.detect import Wake, shard_name
 from detection.keys import SHARDS
@@ -101,7 +102,7 @@ def test_a_partition_has_the_slot_that_claims_it() -> None:
     claimed = {}
     for number in range(SLOTS):
         slot = Slot.__new__(Slot)
-        slot._number, slot._own, slot._stored = number, {}, {}
+        slot._number, slot._own, slot._positions = number, {}, SlotPositions()
         slot._source = SimpleNamespace(topics=[topic])  # type: ignore[assignment]
         slot._reader = SimpleNamespace(poller=SimpleNamespace(add=lambda *_: None))  # type: ignore[assignment]
         slot._claim({"products": partitions})
