@@ -39,24 +39,26 @@ class ConnectionLog:
     def __call__(self, error: KafkaError) -> None:
         now = time.monotonic()
         if error.code() in (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._RESOLVE):
-            if self._away_since is None:
-                self._away_since = now
+            # `back` may be called by another thread just now.
+            since = self._away_since
+            if since is None:
+                self._away_since = since = now
             elif now - self._said < SAID_AGAIN_S:
                 return
             self._said = now
             log.warning(
                 "no connection to Kafka; trying again until it is back",
                 client=self._client,
-                away_s=round(now - self._away_since),
+                away_s=round(now - since),
                 error=error.str(),
             )
         else:
             log.warning("Kafka client", client=self._client, error=error.str())
 
     def back(self) -> None:
-        if self._away_since is not None:
-            log.info("Kafka is back", client=self._client, away_s=round(time.monotonic() - self._away_since))
-            self._away_since = None
+        since, self._away_since = self._away_since, None
+        if since is not None:
+            log.info("Kafka is back", client=self._client, away_s=round(time.monotonic() - since))
 
 
 def client_config(
@@ -78,7 +80,7 @@ def client_config(
 
 def check_properties(kafka: KafkaSettings) -> None:
     """Raise PropertyError for what librdkafka would refuse. Connects to nothing that it waits for."""
-    for kind, more in ((Consumer, {"group_id": kafka.consumer_group}), (Producer, {})):
+    for kind, more in ((Consumer, {"group_id": kafka.consumer_group}), (Producer, {"enable_idempotence": True})):
         try:
             kind(client_config(kafka, "check", lambda _: None, **more))
         except (KafkaException, TypeError, ValueError) as error:

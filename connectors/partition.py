@@ -21,6 +21,7 @@ class _Waiting(NamedTuple):
     records: Records
     size: int
     topic_id: str | None
+    replayed_to: int
 
 
 class Break(NamedTuple):
@@ -47,8 +48,8 @@ class Partition:
     None before anything is known. `expected` is the next offset to come from the broker; what lies between is in
     `waiting`. `topic_id` is the id of the topic that next_offset belongs to, `reading_id` of the one being read;
     `logs` counts the logs that have been read under this name. `settled_ms` is highest_ms as of when it was last known
-    that the topic has no more partitions than those that are read. What lies before `replayed_to` was passed on before
-    the job started.
+    that the topic has no more partitions than those that are read. What comes from before `replayed_to` was passed on
+    before the job started, and of the records taken last what lies before `taken_again_to`.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Partition:
         self.committed: int | None = None
         self.paused = False
         self.replayed_to = self._passed_to = next_offset or 0
+        self.taken_again_to = 0
         self._passed_ms = highest_ms
         self.logs = 0
         self.settled_ms = highest_ms
@@ -95,7 +97,7 @@ class Partition:
         if self.reading_id is not None:
             first, end = records.offsets[0], records.offsets[-1] + 1
             self._unconfirmed.append(_Read(first, end, records.timestamps[0], crc32(records.values[0] or b"")))
-        self.waiting.append(_Waiting(records, size, self.reading_id))
+        self.waiting.append(_Waiting(records, size, self.reading_id, self.replayed_to))
         self.waiting_bytes += size
         self.expected = records.offsets[-1] + 1
         self._arrived_s = now_s
@@ -133,7 +135,7 @@ class Partition:
             self.waiting.appendleft(waiting._replace(records=later, size=waiting.size - size))
             waiting = waiting._replace(records=now, size=size)
         self.waiting_bytes -= waiting.size
-        self.topic_id = waiting.topic_id
+        self.topic_id, self.taken_again_to = waiting.topic_id, waiting.replayed_to
         self.next_offset = waiting.records.offsets[-1] + 1
         return waiting.records
 

@@ -76,7 +76,20 @@ class PolledProducer:
                 # It is fatal, such as a sequence that brokers have lost: this producer takes nothing any more.
                 what = "the producer cannot go on, and is replaced"
                 log.warning(what, client=self._client, error=error.args[0].str())
-                old, self.producer = self.producer, self._connect()
-                old.purge()
-                with suppress(KafkaException):
-                    old.poll(1)  # so that who waits for it is told
+                self._replace()
+            except Exception:
+                # Of a callback. Without this thread nothing would be acknowledged any more.
+                log.exception("a mistake in a producer's callback", client=self._client)
+
+    def _replace(self) -> None:
+        old = self.producer
+        while not self._closed.is_set():
+            try:
+                self.producer = self._connect()
+                break
+            except Exception:  # such as a secret's file that is being changed: the error above comes only once
+                log.exception("no new producer can be made; trying again", client=self._client)
+                self._closed.wait(1)
+        old.purge()
+        with suppress(KafkaException):
+            old.poll(1)  # so that who waits for it is told

@@ -173,7 +173,7 @@ class Positions:
         if partition.paused:
             # The client remembers that over an assignment.
             self._consumer.resume([place])
-            partition.resumed(time.monotonic())
+        partition.resumed(time.monotonic())
 
     def _look_up(self, partitions: list[Partition]) -> None:
         """Find what the group has committed.

@@ -114,6 +114,3 @@ class Reader:
                 )
         for name in sorted(stored.keys() - self._rules.keys()):
             log.warning("the rule is gone: its state is dropped, its open alerts end as cancelled", rule=name)
-
-    def versions(self) -> dict[str, str]:
-        return {name: rule.version for name, rule in self._rules.items()}

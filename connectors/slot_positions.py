@@ -17,18 +17,19 @@ class _Format(msgspec.Struct, array_like=True):
 
 
 class SlotState(_Format, array_like=True):
-    """The versions of the rules, and how far each partition has been passed on."""
+    """The versions of the rules, the lateness of their topics, and how far each partition has been passed on."""
 
     rules: dict[str, str]
+    lateness_ms: dict[str, int]
     positions: list[tuple[Place, Position]]
 
 
-_FORMAT = 2
+_FORMAT = 3
 
 
-def pack(rules: dict[str, str], positions: list[tuple[Place, Position]]) -> bytes:
+def pack(rules: dict[str, str], lateness_ms: dict[str, int], positions: list[tuple[Place, Position]]) -> bytes:
     """A slot's snapshot."""
-    return msgspec.msgpack.encode(SlotState(_FORMAT, rules, positions))
+    return msgspec.msgpack.encode(SlotState(_FORMAT, rules, lateness_ms, positions))
 
 
 def unpack(snapshot: bytes) -> SlotState:
@@ -43,17 +44,22 @@ def unpack(snapshot: bytes) -> SlotState:
 
 
 class SlotPositions:
-    """Those of one slot's partitions; `stored` is what its last snapshot had of them."""
+    """Those of one slot's partitions; `stored` is what the last snapshot of the run before had of them.
 
-    def __init__(self, stored: Iterable[tuple[Place, Position]] = ()) -> None:
+    `alike`: events are judged by the same rules as in that run. Under others, what is read again may bring a shard rows
+    that it did not have: it passes over no more than its own snapshot says, and may have to be written.
+    """
+
+    def __init__(self, stored: Iterable[tuple[Place, Position]] = (), *, alike: bool = True) -> None:
         self.stored = dict(stored)
-        self._resumed = dict(self.stored)
+        self.alike = alike
+        self._resumed = dict(self.stored) if alike else {}
         """The same, without logs that have begun anew or were cut off since."""
         self._first: dict[Place, Position] = {}
         self._epochs: dict[int, dict[Place, Position]] = {}
         """As they were at the end of each epoch, of those that the source may have to go back to."""
         self._future = {place: list(position.future) for place, position in self.stored.items() if position.future}
-        self._went_back_to = {place: position.next_offset for place, position in self.stored.items()}
+        self._before = {place: position.next_offset for place, position in self.stored.items()}
 
     def begin(self, partition: Partition, next_offset: int, highest_ms: int) -> None:
         """The first records of a partition are taken, from there on."""
@@ -124,7 +130,7 @@ class SlotPositions:
 
     def _forget_future(self, place: Place, next_offset: int) -> None:
         """Of what lies before a position. The next may go back behind it, but not behind the one before it."""
-        before, self._went_back_to[place] = self._went_back_to.get(place, 0), next_offset
+        before, self._before[place] = self._before.get(place, 0), next_offset
         if future := self._future.get(place):
             self._future[place] = future[bisect_left(future, min(before, next_offset)) :]
 

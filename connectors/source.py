@@ -97,8 +97,12 @@ class Slot(StatefulSourcePartition[Arrivals, bytes]):
         self._source, self._number = source, number
         self._reader = source.reader()
         self._reader.open_slots += 1
-        self._positions = SlotPositions(state.positions if state else ())
+        self._rules = {rule.name: rule.version for rule in source.rules}
+        self._lateness_ms = {topic.name: topic.lateness_ms for topic in source.topics}
+        self._positions = SlotPositions()
         if state is not None:
+            alike = (state.rules, state.lateness_ms) == (self._rules, self._lateness_ms)
+            self._positions = SlotPositions(state.positions, alike=alike)
             self._reader.restored(state.rules, self._positions.stored.values())
         self._own: dict[Place, Partition] = {}
         self._epoch_ended = False
@@ -144,7 +148,7 @@ class Slot(StatefulSourcePartition[Arrivals, bytes]):
         positions = self._positions.at_end_of(self._epoch, self._own, self._reader.turns.lack)
         self._epoch += 1
         self._reader.epochs.ended(self._epoch)
-        return pack(self._reader.versions(), positions)
+        return pack(self._rules, self._lateness_ms, positions)
 
     def close(self) -> None:
         self._reader.open_slots -= 1
@@ -179,14 +183,16 @@ class Slot(StatefulSourcePartition[Arrivals, bytes]):
             return True
         first, last = records.offsets[0], records.offsets[-1]
         self._positions.begin(partition, first, before)
-        if first < partition.replayed_to:
-            records = judged_before(records, partition.replayed_to, self._positions.future_in(place, first, last))
+        replayed_to = partition.taken_again_to
+        if first < replayed_to:
+            records = judged_before(records, replayed_to, self._positions.future_in(place, first, last))
         taken = self._reader.intakes[topic].take(partition.number, records, partition.highest_ms)
         partition.highest_ms = taken.highest_ms
         if taken.accepted:
             partition.accepted(self._source.monotonic())
-        # What was rejected before the start has been written to its topic.
-        self._reject(place, [one for one in taken.rejected if one.offset >= partition.replayed_to], arrivals)
+        # What the same rules rejected before the start has been written to its topic.
+        known_to = replayed_to if self._positions.alike else 0
+        self._reject(place, [one for one in taken.rejected if one.offset >= known_to], arrivals)
         if taken.rows:
             batch = Batch(topic, partition.number, partition.topic_id, last + 1, taken.rows)
             arrivals.batches.extend(self._reader.exchange.split(batch))
@@ -207,5 +213,5 @@ class Slot(StatefulSourcePartition[Arrivals, bytes]):
     def _reject(self, place: Place, rejected: list[Rejected], arrivals: Arrivals) -> None:
         arrivals.rejected.extend((place[0], one) for one in rejected)
         future = [one.offset for one in rejected if one.reason == "future"]
-        if future and self._positions.add_future(place, future) > _MOST_FUTURE:
+        if future and self._positions.add_future(place, future) > _MOST_FUTURE and self._reader.turns.lack:
             arrivals.touched.extend(self._reader.turns.all())

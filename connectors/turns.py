@@ -15,8 +15,8 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from detection.keys import SHARDS, shard_of
 from detection.rows import Batch
 
-_MOST_BYTES = 10_000_000
-"""In one epoch. To pack so much takes some 35 ms, and it is written on the flow's thread too."""
+_MOST_BYTES = 5_000_000
+"""In one epoch. To pack so much takes some 20 ms, and it is written on the flow's thread too."""
 _LEAST_BYTES = 1_000_000
 _BYTES_PER_ROW = 100
 """What an epoch may cost beyond the least. Little is written while little comes: it is read again in no time."""
@@ -45,7 +45,7 @@ class Turns:
         if epoch <= self._epoch:
             return []
         sizes = self._sizes()
-        least = max(_LEAST_BYTES, sum(sizes) // _EPOCHS)
+        least = max(_LEAST_BYTES, _usual(sizes) * SHARDS // _EPOCHS)
         self._budget = max(least, min(_MOST_BYTES, least + self._rows * _BYTES_PER_ROW))
         self._epoch, self._rows = epoch, 0
         self._awoken.clear()
@@ -66,7 +66,7 @@ class Turns:
         return self._awake_all(self.lack.keys())
 
     def all(self) -> list[int]:
-        """All shards, for what came before cannot be read again."""
+        """All shards, for what came before cannot be read again. None lacks anything then."""
         return self._awake_all(_ALL - self._awoken)
 
     def _awake_all(self, shards: Iterable[int]) -> list[int]:
@@ -76,13 +76,12 @@ class Turns:
         return found
 
     def _awake(self, shards: Iterable[int], sizes: Sequence[int]) -> list[int]:
-        known = [size for size in sizes if size]
-        usual = sum(known) // max(1, len(known))
+        usual = _usual(sizes)
         found: list[int] = []
         for shard in shards:
             if self._budget <= 0:
                 break
-            self._budget -= sizes[shard] or usual  # of one that another worker has, nothing is known
+            self._budget -= sizes[shard] or usual
             self.lack.pop(shard, None)
             found.append(shard)
         self._awoken.update(found)
@@ -94,3 +93,9 @@ class Turns:
         if self._rows > _FEW:
             return _ALL
         return frozenset(shard_of(key) for keys in columns.values() for key in keys if key is not None)
+
+
+def _usual(sizes: Sequence[int]) -> int:
+    """The mean of those that are known: those that other workers have are not."""
+    known = [size for size in sizes if size]
+    return sum(known) // max(1, len(known))

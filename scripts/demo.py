@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -127,31 +128,35 @@ def keep(demo: Demo, state: Path) -> int:
     environment = receivers(demo, bootstrap)
     port = _free_port()
     url = f"http://127.0.0.1:{port}"
-    job = watched_job(demo, state, environment)
-    demo.console.print(f"starting the intake on port {port}: tua serve")
-    intake = start_intake({**environment, "TUA_INTAKE_PORT": str(port)})
-    for stream in (intake.stdout, intake.stderr):
-        threading.Thread(target=demo.read_log, args=(stream,), daemon=True).start()
-    try:
-        if not wait(demo.watching.is_set, job, WAIT_S):
-            return _failed(demo, "the job did not start")
-        if not wait(lambda: is_ready(url), intake, WAIT_S):
-            return _failed(demo, "the intake did not start")
-        count = demo.rule.count
-        demo.console.print(f"Mails, webhooks and the log are shown here; the API is described at {url}/openapi.json")
-        demo.console.print(f"Paste this {count.threshold} times within {count.window_ms / 1000:g} s for an alert:\n")
-        demo.console.print(CURL.format(url=url), markup=False)
-        demo.console.print("\nCtrl-C ends it.")
-        while job.poll() is None and intake.poll() is None:
-            time.sleep(0.2)
-        return _failed(demo, f"{'the intake' if job.poll() is None else 'the job'} ended")
-    except KeyboardInterrupt:
-        demo.console.print("stopped")
-        return 0
-    finally:
-        stop(intake)
-        stop(job)
-        del owner  # the broker ends with it
+    with ExitStack() as ends:
+        ends.callback(lambda: owner.flush(0))  # the broker lives as long as its owner
+        try:
+            job = watched_job(demo, state, environment)
+            ends.callback(stop, job)
+            demo.console.print(f"starting the intake on port {port}: tua serve")
+            intake = start_intake({**environment, "TUA_INTAKE_PORT": str(port)})
+            ends.callback(stop, intake)
+            for stream in (intake.stdout, intake.stderr):
+                threading.Thread(target=demo.read_log, args=(stream,), daemon=True).start()
+            if not wait(demo.watching.is_set, job, WAIT_S):
+                return _failed(demo, "the job did not start")
+            if not wait(lambda: is_ready(url), intake, WAIT_S):
+                return _failed(demo, "the intake did not start")
+            count = demo.rule.count
+            demo.console.print(
+                f"Mails, webhooks and the log are shown here; the API is described at {url}/openapi.json"
+            )
+            demo.console.print(
+                f"Paste this {count.threshold} times within {count.window_ms / 1000:g} s for an alert:\n"
+            )
+            demo.console.print(CURL.format(url=url), markup=False)
+            demo.console.print("\nCtrl-C ends it.")
+            while job.poll() is None and intake.poll() is None:
+                time.sleep(0.2)
+            return _failed(demo, f"{'the intake' if job.poll() is None else 'the job'} ended")
+        except KeyboardInterrupt:
+            demo.console.print("stopped")
+            return 0
 
 
 def _free_port() -> int:

@@ -14,7 +14,10 @@ RETRY_AFTER_S = 1
 
 
 class Written(msgspec.Struct, frozen=True, gc=False):
-    """An event that all replicas in sync have. `timestamp` is the record's, in ms since 1970."""
+    """An event that all replicas in sync have. `timestamp` is the record's, in ms since 1970.
+
+    `offset` is -1 where Kafka had it from an attempt before, and does not say where.
+    """
 
     topic: str
     partition: int
@@ -95,12 +98,12 @@ def one_event(outcome: Outcome) -> Response:
 
 
 def many_events(outcomes: Sequence[Outcome]) -> Response:
-    """The answer to a batch: the status that all have, 503 where any has it, else 207.
+    """The answer to a batch: the status that all have, 503 where any has it; else 207, or 422 with none written.
 
     503 goes before what was written: a client that looks at the status alone must send again, not lose the rest.
     """
     found = {outcome.status for outcome in outcomes}
-    status = 503 if 503 in found else found.pop() if len(found) == 1 else 207
+    status = 503 if 503 in found else found.pop() if len(found) == 1 else 207 if 202 in found else 422
     refused = [outcome for outcome in outcomes if isinstance(outcome, Refused)]
     if status < 300:
         return _json(status, Batch(len(outcomes) - len(refused), len(refused), list(outcomes)))

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from connectors.intake_api import openapi
@@ -18,7 +18,7 @@ from connectors.intake_api.access import Access, Client
 from connectors.intake_api.answers import Outcome, Refusal, Refused, many_events, one_event, problem, unavailable
 from connectors.intake_api.body_guard import BodyGuard
 from connectors.intake_api.events import JSON, NDJSON, Event, EventReader, events_in
-from connectors.intake_api.products import DeletedProduct, added, deleted, key_of_product, product_in
+from connectors.intake_api.products import DeletedProduct, added, deleted, key_of_product, product_id_in, product_in
 from connectors.intake_api.rate_limit import RateLimit
 from connectors.intake_api.retries import HEADER, Retries, key_in
 from connectors.intake_api.status import Readiness, Summary
@@ -38,7 +38,7 @@ class Intake:
         self.settings = intake
         self._access = Access(intake.api_keys)
         self._limit = RateLimit(intake.rate_limit)
-        self._retries = Retries(intake.remember_retries_ms / 1000, intake.max_remembered_events)
+        self._retries = Retries(intake.remember_retries_ms / 1000, max(intake.max_remembered_events, intake.max_events))
         self._readers = {
             name: EventReader(topic.detection_topic(name), rules) for name, topic in settings.topics.items()
         }
@@ -71,13 +71,13 @@ class Intake:
         _media_type(request, (JSON,))
         key = key_in(request.headers.get(HEADER))
         body = await request.body()
-        product = product_in(body)
+        product = product_in(body) if len(body) <= _LONG else await asyncio.to_thread(product_in, body)
         return await self._write_message(request, client, key, body, added(product), key_of_product(product))
 
     async def delete_product(self, request: Request) -> Response:
         client, _ = self._admitted(request, self.settings.products_topic)
         key = key_in(request.headers.get(HEADER))
-        product = DeletedProduct(request.path_params["id"])
+        product = DeletedProduct(product_id_in(request.scope["raw_path"]))
         return await self._write_message(request, client, key, b"", deleted(product.id), key_of_product(product))
 
     async def live(self, _request: Request) -> Response:
@@ -134,7 +134,7 @@ class Intake:
         if key is None:
             outcomes = told(await write(None))
         else:
-            about = f"{request.method} {request.url.path} {request.headers.get('content-type', '')}\n".encode()
+            about = f"{request.method} {request.scope['path']} {request.headers.get('content-type', '')}\n".encode()
             fingerprint = hashlib.sha256(about + body).digest()
             outcomes = told(await self._retries.once((client.name, topic, key), fingerprint, len(read), write))
         self.summary.events(outcomes)
@@ -179,6 +179,7 @@ def make_app(intake: Intake) -> FastAPI:
     openapi.complete(app, secured)
     app.add_exception_handler(Refusal, intake.refuse)
     app.add_exception_handler(HTTPException, intake.refuse)
+    app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _fail)
     if settings.cors_origins:
         app.add_middleware(
@@ -190,6 +191,11 @@ def make_app(intake: Intake) -> FastAPI:
         )
     app.add_middleware(BodyGuard, max_bytes=settings.max_body_bytes, within_s=settings.body_within_ms / 1000)
     return app
+
+
+async def _gone(_request: Request, _error: Exception) -> Response:
+    """A client that left before its request was complete: nobody reads this, and it is no mistake to be logged."""
+    return problem(400, "the request was not complete")
 
 
 async def _fail(_request: Request, _error: Exception) -> Response:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from json import JSONDecodeError
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from connectors.intake_api.answers import Refusal, Refused
 from detection.intake import Record, Records, TopicIntake
 from detection.keys import KeyPart, key_part, key_values
 from detection.rules import CountRule, Topic
+from detection.times import LAST_MS
 from detection.watermarks import NEVER
 
 JSON, NDJSON = "application/json", "application/x-ndjson"
@@ -30,7 +32,7 @@ class DuplicateName(ValueError):
     """A name occurs twice in one object: which value counts would depend on who reads it (RFC 8259, section 4)."""
 
     def __init__(self, name: str) -> None:
-        self.name = name[:100]
+        self.name = name[:100].encode(errors="replace").decode()  # half of a surrogate pair can't be shown
         super().__init__("this name is twice in one object")
 
 
@@ -56,7 +58,8 @@ class EventReader:
 
     def __init__(self, topic: Topic, rules: Sequence[CountRule]) -> None:
         self.topic = topic
-        self._judge = TopicIntake(topic, rules)
+        # By itself each: what is late among the events of one request is not by their log's.
+        self._judge = TopicIntake(replace(topic, lateness_ms=LAST_MS), rules)
         self._rules = tuple(rule for rule in rules if rule.topic.name == topic.name)
         keys = {rule.key for rule in self._rules}
         # One order of the events of each key is kept by one partition: only where all rules mean the same by it.
@@ -99,6 +102,8 @@ class EventReader:
             except msgspec.ValidationError:
                 detail = "there is no room for the event's id: a field on the way to it is no object"
                 return Refused(422, detail, ".".join(self._id_path))
+            except msgspec.DecodeError as error:
+                return Refused(422, f"not JSON: {error}")
         return Event(text, self._key(event))
 
     def _judged(self, read: Sequence[Event | Refused]) -> list[tuple[int, Refused]]:
@@ -127,7 +132,10 @@ class EventReader:
             if part is None:
                 return None
             parts.append(part)
-        return key_of(parts) if parts else None
+        try:
+            return key_of(parts) if parts else None
+        except UnicodeEncodeError:  # half of a surrogate pair, which no rule counts
+            return None
 
 
 def key_of(parts: Sequence[KeyPart]) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated, Literal
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 from msgspec import Meta
@@ -10,7 +11,8 @@ from msgspec import Meta
 from connectors.intake_api.answers import Refusal
 from connectors.intake_api.events import DuplicateName, one_value
 
-_TEXT = Meta(min_length=1, max_length=256)
+_LONGEST = 256
+_TEXT = Meta(min_length=1, max_length=_LONGEST)
 # Not before a line end, which Python's `$` would allow.
 _DECIMAL = Meta(pattern=r"^-?[0-9]{1,30}(\.[0-9]{1,30})?(?!\n)$")
 
@@ -54,6 +56,17 @@ def product_in(body: bytes) -> Product:
         raise Refusal(422, str(error), error.name) from None
     except ValueError as error:
         raise Refusal(422, f"not JSON: {error}") from None
+
+
+def product_id_in(path: bytes) -> str:
+    """The id at the end of a path, as it came. Raises Refusal."""
+    try:
+        id_ = unquote_to_bytes(path.rpartition(b"/")[2]).decode()
+    except UnicodeDecodeError as error:
+        raise Refusal(422, f"not UTF-8: {error.reason} at byte {error.start}", "id") from None
+    if not 0 < len(id_) <= _LONGEST:
+        raise Refusal(422, f"an id is 1 to {_LONGEST} characters", "id")
+    return id_
 
 
 def key_of_product(product: Product | DeletedProduct) -> bytes:

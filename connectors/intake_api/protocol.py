@@ -7,6 +7,8 @@ import asyncio
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 _HEADER_BYTES = 65_536
+_PIPELINED = 16
+"""Requests of one connection that wait for those before them. No common client sends any so."""
 
 
 def bounded_protocol(headers_within_s: float, max_connections: int) -> type[asyncio.Protocol]:
@@ -14,6 +16,7 @@ def bounded_protocol(headers_within_s: float, max_connections: int) -> type[asyn
 
     class BoundedProtocol(HttpToolsProtocol):
         _timer: asyncio.TimerHandle | None = None
+        _stuck: asyncio.TimerHandle | None = None
         _header_bytes = 0
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -25,15 +28,31 @@ def bounded_protocol(headers_within_s: float, max_connections: int) -> type[asyn
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._disarm()
+            self._goes_on()
             super().connection_lost(exc)
+
+        # A client that does not read its answers would keep its place, and the bodies of its requests, for ever.
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            if self._stuck is None:
+                self._stuck = self.loop.call_later(headers_within_s, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            self._goes_on()
+            super().resume_writing()
+
+        def timeout_keep_alive_handler(self) -> None:
+            super().timeout_keep_alive_handler()
+            self._stuck = self._stuck or self.loop.call_later(headers_within_s, self.transport.abort)
 
         def data_received(self, data: bytes) -> None:
             if self._timer is not None:
                 # Headers are still coming, and what is read of them is kept.
                 self._header_bytes += len(data)
             super().data_received(data)
-            if self._timer is not None and self._header_bytes > _HEADER_BYTES and not self.transport.is_closing():
-                self._answer(b"431 Request Header Fields Too Large", b"the headers are too large")
+            if self._timer is not None and self._header_bytes > _HEADER_BYTES:
+                self._refuse(b"431 Request Header Fields Too Large", b"the headers are too large")
 
         def on_message_begin(self) -> None:
             super().on_message_begin()
@@ -43,6 +62,9 @@ def bounded_protocol(headers_within_s: float, max_connections: int) -> type[asyn
         def on_headers_complete(self) -> None:
             self._disarm()
             super().on_headers_complete()
+            if len(self.pipeline) > _PIPELINED:
+                self.pipeline.clear()
+                self.transport.abort()
 
         def _disarm(self) -> None:
             if self._timer is not None:
@@ -52,13 +74,21 @@ def bounded_protocol(headers_within_s: float, max_connections: int) -> type[asyn
 
         def _too_slow(self) -> None:
             self._timer = None
+            self._refuse(b"408 Request Timeout", b"the headers were not complete in time")
+
+        def _goes_on(self) -> None:
+            if self._stuck is not None:
+                self._stuck.cancel()
+                self._stuck = None
+
+        def _refuse(self, status: bytes, text: bytes) -> None:
             if self.transport.is_closing():
                 return
             if self.cycle is not None and not self.cycle.response_complete:
                 # A request before this one is still being answered; another answer would come in its place.
                 self.transport.close()
             else:
-                self._answer(b"408 Request Timeout", b"the headers were not complete in time")
+                self._answer(status, text)
 
         def _answer(self, status: bytes, text: bytes, more: bytes = b"") -> None:
             head = b"HTTP/1.1 %s\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\n"

@@ -80,7 +80,7 @@ class Retries:
     def _forget(self, now: float) -> None:
         while self._entries:
             scope, oldest = next(iter(self._entries.items()))
-            if oldest.until > now and self._weight <= self._events:
+            if not oldest.finished.is_set() or (oldest.until > now and self._weight <= self._events):
                 break
             self._drop(scope, oldest)
 

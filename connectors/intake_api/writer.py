@@ -26,15 +26,23 @@ _UNACKNOWLEDGED = Refused(503, "Kafka has not acknowledged it in time; it may be
 _FULL = Refused(503, "too many events wait for Kafka")
 
 
-class _Sent:
-    """The events of one request. `outcomes` fills up as Kafka answers, also after the request's own time is over."""
+class _Sent(list[Outcome | None]):
+    """The outcomes of one request's events. Fills up as Kafka answers, also after the request's own time is over."""
 
     def __init__(self, count: int) -> None:
-        self.outcomes: list[Outcome | None] = [None] * count
+        super().__init__([None] * count)
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # One is counted by the event loop alone, the other by the polling thread alone; who is last sees them equal.
         self.expected: int | None = None
         self.arrived = 0
+
+    async def wait_until(self, deadline: float) -> bool:
+        """Whether Kafka has answered for all by then, by the loop's clock."""
+        if self.expected is None or self.arrived < self.expected:
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(deadline):
+                    await asyncio.shield(self.done)
+        return self.arrived == self.expected
 
 
 class TopicWriter:
@@ -59,14 +67,18 @@ class TopicWriter:
         """The outcome of each event, with None for those that Kafka has not decided on in time.
 
         A refused one stays refused, and what is written according to `before`, the list that an earlier call for the
-        same events returned, is not written again. The list that is returned is filled up later with what comes late.
+        same events returned, is not written again; nothing is while Kafka has not decided on all of that. The list that
+        is returned is filled up later with what comes late.
         """
+        deadline = asyncio.get_running_loop().time() + self._within_ms / 1000
+        if isinstance(before, _Sent) and not await before.wait_until(deadline):
+            return before
         sent, expected, timestamp_ms = _Sent(len(events)), 0, time.time_ns() // 1_000_000
         for number, event in enumerate(events):
             if isinstance(event, Refused):
-                sent.outcomes[number] = event
+                sent[number] = event
             elif before is not None and isinstance(before[number], Written):
-                sent.outcomes[number] = before[number]
+                sent[number] = before[number]
             else:
                 try:
                     self._polled.producer.produce(
@@ -78,15 +90,12 @@ class TopicWriter:
                     )
                     expected += 1
                 except BufferError:
-                    sent.outcomes[number] = _FULL
+                    sent[number] = _FULL
                 except KafkaException as error:
-                    sent.outcomes[number] = _refused(error.args[0])
+                    sent[number] = _refused(error.args[0])
         sent.expected = expected
-        if sent.arrived < expected:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._within_ms / 1000):
-                    await sent.done
-        return sent.outcomes
+        await sent.wait_until(deadline)
+        return sent
 
     def topics(self, timeout_s: float) -> dict[str, int]:
         """Partitions by topic, as a broker says. Blocks. Raises KafkaException when none does in time."""
@@ -101,12 +110,15 @@ class TopicWriter:
     def _delivered(self, sent: _Sent, number: int, error: KafkaError | None, message: Message) -> None:
         if error is None:
             _, timestamp = message.timestamp()
-            written = Written(message.topic() or "", message.partition() or 0, message.offset() or 0, timestamp)
-            sent.outcomes[number] = written
+            offset = message.offset()
+            written = Written(
+                message.topic() or "", message.partition() or 0, -1 if offset is None else offset, timestamp
+            )
+            sent[number] = written
             if self._says_each:
                 log.debug("message sent", topic=written.topic, partition=written.partition, offset=written.offset)
         else:
-            sent.outcomes[number] = _refused(error)
+            sent[number] = _refused(error)
         sent.arrived += 1
         if sent.arrived == sent.expected:
             self._polled.settle(sent.done)

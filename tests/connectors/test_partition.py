@@ -154,3 +154,16 @@ def test_of_a_log_made_anew_what_was_read_at_a_position_of_the_old_one_is_not_co
     parts = (again[:502], again[502:511], again[511:])
     kept = [record.offset for part in parts for record in read.without_counted(Records.of(part)).rows()]
     assert kept == [offset for offset in range(600) if new_from is None or not new_from <= offset < 515]
+
+
+def test_what_waits_is_judged_as_before_the_start_also_if_the_log_breaks_meanwhile() -> None:
+    read = partition(next_offset=500)
+    read.resume(1_000, NEVER)
+    read.arrived(Records.of([record(500), record(501)]), 2, 1.0)
+    read.begin_anew("b", 2.0)
+    read.arrived(Records.of([record(0)]), 2, 3.0)
+    taken = []
+    while read.waiting:
+        read.take()
+        taken.append(read.taken_again_to)
+    assert (taken[0], taken[-1]) == (1_000, 0)

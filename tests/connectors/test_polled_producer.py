@@ -12,7 +12,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 
 from connectors.publisher import Publisher
 from scripts.stack import embedded_broker
-from settings import KafkaSettings
+from settings import KafkaSettings, SecretError
 
 
 @pytest.fixture
@@ -31,8 +31,16 @@ def break_for_good(producer: Producer) -> None:
     assert break_it(handle, KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER, b"lost") == 0
 
 
-async def test_a_producer_that_cannot_go_on_is_replaced(embedded: str) -> None:
+async def test_a_producer_that_cannot_go_on_is_replaced_also_when_that_fails_at_first(embedded: str) -> None:
     publisher = Publisher(KafkaSettings(bootstrap_servers=embedded))
+    connect, failures = publisher._polled._connect, [SecretError("a file is being changed")]
+
+    def fails_once() -> Producer:
+        if failures:
+            raise failures.pop()
+        return connect()
+
+    publisher._polled._connect = fails_once  # type: ignore[method-assign]
     try:
         await publisher.publish("products", b"key", b"{}")
         for _ in range(2):
@@ -45,5 +53,17 @@ async def test_a_producer_that_cannot_go_on_is_replaced(embedded: str) -> None:
                     continue
             else:
                 raise AssertionError("it never goes on")
+    finally:
+        publisher.close()
+
+
+async def test_a_mistake_in_a_callback_does_not_end_the_thread(embedded: str) -> None:
+    publisher = Publisher(KafkaSettings(bootstrap_servers=embedded))
+    try:
+        publisher._polled.producer.produce("products", b"{}", on_delivery=lambda *_: 1 / 0)
+        publisher._polled.producer.flush(10)
+        await publisher.publish("products", b"key", b"{}")
+    except ZeroDivisionError:
+        await publisher.publish("products", b"key", b"{}")
     finally:
         publisher.close()

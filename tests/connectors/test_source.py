@@ -124,7 +124,7 @@ def test_a_new_rule_is_complete_from_behind_what_some_shards_pass_over(capsys: p
     slots = []
     for number, passed_ms in ((0, 1_000), (1, 61_000)):
         position = Position(5, 1_000, None, passed_to=50, passed_ms=passed_ms)
-        state = pack({}, [(("products", number), position)])
+        state = pack({}, {}, [(("products", number), position)])
         slots.append(source.build_part("kafka", f"in0{number}", state))
     slots[0].next_batch()
     assert "complete_from=1970-01-01T00:01:02.000Z" in capsys.readouterr().out
@@ -134,3 +134,20 @@ def test_state_of_another_format_is_refused_and_it_is_said_what_to_do() -> None:
     old = msgspec.msgpack.encode((1, {"hot": RULE.version}, [(("products", 0), (5, 1_000, None))]))
     with pytest.raises(ValueError, match=r"has format 1.*move the recovery store"):
         unpack(old)
+
+
+@pytest.mark.parametrize(
+    ("version", "lateness_ms", "passes"), [(RULE.version, 10_000, 64), ("other", 10_000, 0), (RULE.version, 9, 0)]
+)
+def test_under_other_rules_no_shard_is_taken_to_have_counted_what_is_read_again(
+    version: str, lateness_ms: int, passes: int
+) -> None:
+    """What is new may bring it rows that it did not have, and that are nowhere else then."""
+    position = Position(5, 1_000, None, passed_to=50, passed_ms=1_000)
+    state = pack({"hot": version}, {"products": lateness_ms}, [(("products", 0), position)])
+    source = KafkaSource(
+        [TOPIC], [RULE], lambda: Brokers(1), now_ms=lambda: 0, monotonic=lambda: 0.0, stopping=lambda: False,
+        paused=lambda: False, exchange=Exchange(1), sizes=lambda: [0] * SHARDS,
+    )  # type: ignore[arg-type, return-value]  # fmt: skip
+    slot = source.build_part("kafka", "in00", state)
+    assert len(slot._positions.passing_over(("products", 0), 50)) == passes

@@ -215,3 +215,63 @@ def test_others_are_answered_while_a_body_that_takes_long_to_read_is_read(server
                 others += 1
     # Were it read in the event loop, these would be the two or three that came before.
     assert others > 10
+
+
+def test_half_of_a_surrogate_pair_as_a_name_costs_the_other_events_of_a_batch_nothing(server: Intake) -> None:
+    twice = b'{"\\ud800":1,"\\ud800":2}'
+    answer = server.post("products", b"[%s,%s]" % (ORDER_BYTES, twice))
+    assert answer.status_code == 207
+    assert [event["status"] for event in answer.json()["events"]] == [202, 422]
+    assert server.post("products", twice).status_code == 422
+    assert server.client.post("/api/products", content=twice, headers=JSON).status_code == 422
+
+
+@pytest.mark.parametrize("id_", ["%FF", "x" * 257])
+def test_an_id_that_is_none_is_refused(server: Intake, id_: str) -> None:
+    answer = server.client.delete(f"/api/products/{id_}")
+    assert (answer.status_code, answer.json()["field"]) == (422, "id")
+
+
+def test_a_batch_of_which_nothing_is_written_is_no_success(server: Intake) -> None:
+    large = json.dumps({"action": "add", "product": {"name": "Nokia", "x": "y" * 1_000_100}}).encode()
+    answer = server.post("products", b"[%s,{}]" % large)
+    assert {event["status"] for event in answer.json()["events"]} == {413, 422}
+    assert answer.status_code == 422
+
+
+def test_a_client_that_leaves_before_its_body_is_complete_is_no_mistake_of_the_server(server: Intake) -> None:
+    # That the log has no traceback is looked at when all is done.
+    with server.talk(HEAD + b"Content-Length: 100\r\n\r\nhalf"):
+        pass
+
+
+def test_requests_without_end_before_any_answer_are_cut(server: Intake) -> None:
+    connection = server.talk()
+    connection.settimeout(20)
+
+    def flood() -> None:
+        for _ in range(1_000):
+            connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n" * 1_000)
+
+    with pytest.raises(ConnectionError):
+        flood()
+
+
+def test_a_client_that_does_not_read_its_answers_is_cut(server: Intake) -> None:
+    body = b"{}\n" * 10_000
+    head = HEAD.replace(b"json", b"x-ndjson") + b"Content-Length: %d\r\n\r\n" % len(body)
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        connection.connect(("127.0.0.1", server.port))
+        for _ in range(8):
+            connection.sendall(head + body)
+
+        def is_cut() -> bool:
+            try:
+                connection.sendall(b" ")
+            except ConnectionError:
+                return True
+            return False
+
+        connection.settimeout(5)
+        wait_until(is_cut, 30)
