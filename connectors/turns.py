@@ -17,7 +17,7 @@ from detection.rows import Batch
 
 _MOST_BYTES = 5_000_000
 """In one epoch. To pack so much takes some 20 ms, and it is written on the flow's thread too."""
-_LEAST_BYTES = 1_000_000
+_LEAST_BYTES = 250_000
 _BYTES_PER_ROW = 100
 """What an epoch may cost beyond the least. Little is written while little comes: it is read again in no time."""
 _EPOCHS = 300
@@ -46,7 +46,8 @@ class Turns:
             return []
         sizes = self._sizes()
         least = max(_LEAST_BYTES, _usual(sizes) * SHARDS // _EPOCHS)
-        self._budget = max(least, min(_MOST_BYTES, least + self._rows * _BYTES_PER_ROW))
+        # A shard is written whole: what that took beyond a budget is taken off the next.
+        self._budget = min(self._budget, 0) + max(least, min(_MOST_BYTES, least + self._rows * _BYTES_PER_ROW))
         self._epoch, self._rows = epoch, 0
         self._awoken.clear()
         return self._awake(sorted(self.lack, key=self.lack.__getitem__), sizes)

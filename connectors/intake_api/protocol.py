@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
+from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 _HEADER_BYTES = 65_536
 _PIPELINED = 16
@@ -18,6 +20,11 @@ def bounded_protocol(headers_within_s: float, max_connections: int) -> type[asyn
         _timer: asyncio.TimerHandle | None = None
         _stuck: asyncio.TimerHandle | None = None
         _header_bytes = 0
+        _is_cut = False
+
+        def __init__(self, *arguments: Any, **more: Any) -> None:
+            super().__init__(*arguments, **more)
+            self._cycles: deque[RequestResponseCycle] = deque(maxlen=_PIPELINED + 2)
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
@@ -36,7 +43,7 @@ def bounded_protocol(headers_within_s: float, max_connections: int) -> type[asyn
         def pause_writing(self) -> None:
             super().pause_writing()
             if self._stuck is None:
-                self._stuck = self.loop.call_later(headers_within_s, self.transport.abort)
+                self._stuck = self.loop.call_later(headers_within_s, self._cut)
 
         def resume_writing(self) -> None:
             self._goes_on()
@@ -44,7 +51,7 @@ def bounded_protocol(headers_within_s: float, max_connections: int) -> type[asyn
 
         def timeout_keep_alive_handler(self) -> None:
             super().timeout_keep_alive_handler()
-            self._stuck = self._stuck or self.loop.call_later(headers_within_s, self.transport.abort)
+            self._stuck = self._stuck or self.loop.call_later(headers_within_s, self._cut)
 
         def data_received(self, data: bytes) -> None:
             if self._timer is not None:
@@ -61,10 +68,19 @@ def bounded_protocol(headers_within_s: float, max_connections: int) -> type[asyn
 
         def on_headers_complete(self) -> None:
             self._disarm()
+            if self._is_cut:
+                return  # the rest of what had come
             super().on_headers_complete()
+            self._cycles.append(self.cycle)
             if len(self.pipeline) > _PIPELINED:
                 self.pipeline.clear()
-                self.transport.abort()
+                self._cut()
+
+        def send_400_response(self, msg: str) -> None:
+            if self._is_answering():
+                self._cut()
+            else:
+                super().send_400_response(msg)
 
         def _disarm(self) -> None:
             if self._timer is not None:
@@ -76,6 +92,12 @@ def bounded_protocol(headers_within_s: float, max_connections: int) -> type[asyn
             self._timer = None
             self._refuse(b"408 Request Timeout", b"the headers were not complete in time")
 
+        def _cut(self) -> None:
+            self._is_cut = True
+            for cycle in self._cycles:
+                cycle.disconnected = True  # it learns of it later, and would write meanwhile
+            self.transport.abort()
+
         def _goes_on(self) -> None:
             if self._stuck is not None:
                 self._stuck.cancel()
@@ -84,11 +106,14 @@ def bounded_protocol(headers_within_s: float, max_connections: int) -> type[asyn
         def _refuse(self, status: bytes, text: bytes) -> None:
             if self.transport.is_closing():
                 return
-            if self.cycle is not None and not self.cycle.response_complete:
-                # A request before this one is still being answered; another answer would come in its place.
-                self.transport.close()
+            if self._is_answering():
+                self._cut()
             else:
                 self._answer(status, text)
+
+        def _is_answering(self) -> bool:
+            """A request before this one is still being answered: another answer would come in its place."""
+            return self.cycle is not None and not self.cycle.response_complete
 
         def _answer(self, status: bytes, text: bytes, more: bytes = b"") -> None:
             head = b"HTTP/1.1 %s\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\n"

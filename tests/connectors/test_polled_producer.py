@@ -61,9 +61,7 @@ async def test_a_mistake_in_a_callback_does_not_end_the_thread(embedded: str) ->
     publisher = Publisher(KafkaSettings(bootstrap_servers=embedded))
     try:
         publisher._polled.producer.produce("products", b"{}", on_delivery=lambda *_: 1 / 0)
-        publisher._polled.producer.flush(10)
-        await publisher.publish("products", b"key", b"{}")
-    except ZeroDivisionError:
-        await publisher.publish("products", b"key", b"{}")
+        for _ in range(2):
+            await publisher.publish("products", b"key", b"{}")
     finally:
         publisher.close()

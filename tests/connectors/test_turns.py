@@ -59,10 +59,11 @@ def test_much_state_is_written_by_and_by_and_the_source_stays_behind_until_then(
     waited = 0
     while complete_through(turns, waited) != waited:
         waited += 1
+        assert waited < 300, "it goes on when nothing comes any more"
         now = turns.due(waited)
-        assert now, "it goes on when nothing comes any more"
         assert not set(now) & set(written)
         written += now
+    assert waited > 64, "by what a shard takes beyond an epoch's budget the next has less"
     assert sorted(written) == list(range(SHARDS))
 
 
@@ -301,7 +302,7 @@ def test_a_job_that_is_killed_again_and_again_gets_on_with_its_turns() -> None:
     runs = 0
     while began_at(job) < 1_000:
         runs += 1
-        assert runs < SHARDS, "each run writes some shards that the one before did not"
+        assert runs < 3 * SHARDS, "each run writes some shards that the one before did not"
         # Every other time before it has read as far as the time before.
         job.round(ends=True, all_of_it=runs % 2 == 1)
         job.start()
