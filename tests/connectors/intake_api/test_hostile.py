@@ -24,9 +24,10 @@ def server(embedded: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     config = configuration(headers_within="2s", body_within="2s", max_connections=50)
     server = Intake(tmp_path_factory.mktemp("intake"), config, embedded).start()
     yield server
-    assert server.process.poll() is None
-    assert "Traceback" not in server.log()
+    still_there, log = server.process.poll() is None, server.log()
     server.close()
+    assert still_there
+    assert "Traceback" not in log
 
 
 @pytest.fixture(autouse=True)
