@@ -90,7 +90,7 @@ class Exchange:
 
     def split(self, batch: Batch) -> list[ShardBatch]:
         """The rows for each worker; of keys that do not count, none. That a log was cut off is news for all."""
-        if self.workers == 1 or not batch.rows:
+        if self.workers == 1 or batch.is_cut:
             return [ShardBatch(carrier, batch) for carrier in self.shards]
         found: dict[int, dict[int, Rows]] = {}
         parts: dict[int, dict[int, Rows]] = {}

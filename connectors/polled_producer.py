@@ -5,19 +5,16 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import structlog
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 
 from connectors.client import ConnectionLog, client_config
 from settings import KafkaSettings
 
 log = structlog.get_logger()
-
-OnDelivery = Callable[[KafkaError | None, Message], None]
 
 
 class PolledProducer:

@@ -10,13 +10,10 @@ import msgspec
 from connectors.partition import Partition
 from connectors.positions import Place, Position
 from detection.keys import SHARDS
+from detection.stored import Stored, read_stored
 
 
-class _Format(msgspec.Struct, array_like=True):
-    format: int
-
-
-class SlotState(_Format, array_like=True):
+class SlotState(Stored, array_like=True):
     """The versions of the rules, the lateness of their topics, and how far each partition has been passed on."""
 
     rules: dict[str, str]
@@ -34,13 +31,7 @@ def pack(rules: dict[str, str], lateness_ms: dict[str, int], positions: list[tup
 
 def unpack(snapshot: bytes) -> SlotState:
     """What `pack` was given. Raises ValueError, with what to do, where another version made it."""
-    found = msgspec.msgpack.decode(snapshot, type=_Format).format
-    if found != _FORMAT:
-        raise ValueError(
-            f"the source's state has format {found}; this version of tua reads {_FORMAT}. Go on with the version that"
-            " wrote it, or move the recovery store in state.directory away to start empty"
-        )
-    return msgspec.msgpack.decode(snapshot, type=SlotState)
+    return read_stored(snapshot, SlotState, _FORMAT, "the source's state")
 
 
 class SlotPositions:
@@ -60,6 +51,7 @@ class SlotPositions:
         """As they were at the end of each epoch, of those that the source may have to go back to."""
         self._future = {place: list(position.future) for place, position in self.stored.items() if position.future}
         self._before = {place: position.next_offset for place, position in self.stored.items()}
+        """The next offsets of the last snapshot."""
 
     def begin(self, partition: Partition, next_offset: int, highest_ms: int) -> None:
         """The first records of a partition are taken, from there on."""

@@ -11,6 +11,7 @@ from detection.count import CountEvaluator
 from detection.keys import SHARDS, Key, shard_of
 from detection.rows import Batch, Rows, side_by_side
 from detection.rules import CountRule
+from detection.stored import Stored, read_stored
 from detection.transitions import Transition
 from detection.watermarks import Watermarks
 
@@ -21,14 +22,10 @@ Reached = tuple[str | None, int]
 """(log, the offset before which all is counted)"""
 
 
-class _Format(msgspec.Struct, array_like=True):
-    format: int
-
-
-class _Packed(_Format, array_like=True):
+class _Packed(Stored, array_like=True):
     number: int
     evaluators: list[bytes]
-    reached: list[tuple[str, str | None, list[tuple[int, int]]]] = []
+    reached: list[tuple[str, str | None, list[tuple[int, int]]]]
     """(topic, log, [(partition, the offset before which all is counted)])"""
 
 
@@ -81,7 +78,7 @@ class Detector:
                     evaluator.add(rows, out)
         for batch in batches:
             place = (batch.topic, batch.partition)
-            if batch.rows:
+            if not batch.is_cut:
                 self._reached[place] = (batch.log, batch.next_offset)
             elif place in self._reached:
                 self._reached[place] = _cut_off(self._reached[place], batch)
@@ -117,13 +114,7 @@ class Detector:
 
         A rule with the same name and meaning goes on. State of any other is dropped; its open alerts are cancelled.
         """
-        found = msgspec.msgpack.decode(packed, type=_Format).format
-        if found != _FORMAT:
-            raise ValueError(
-                f"detection state has format {found}; this version of tua reads {_FORMAT}. Go on with the"
-                " version that wrote it, or move the recovery store in state.directory away to start empty"
-            )
-        state = msgspec.msgpack.decode(packed, type=_Packed)
+        state = read_stored(packed, _Packed, _FORMAT, "detection state")
         self.sizes[state.number] = len(packed)
         for topic, log, offsets in state.reached:
             for partition, offset in offsets:
@@ -143,7 +134,7 @@ class Detector:
         ahead = self._ahead.get(place)
         if ahead is None:
             return batch
-        if not batch.rows:
+        if batch.is_cut:
             self._ahead[place] = {shard: _cut_off(reached, batch) for shard, reached in ahead.items()}
             return batch
         until = {shard: _counted(reached, batch) for shard, reached in ahead.items()}

@@ -1,7 +1,8 @@
 """From the records of a partition, in log order, to rows that evaluators count and records that are rejected.
 
 Judged in this order, before `where` and key: invalid, future, late. Whether a record is accepted depends on its
-partition's log alone (the future guard apart), so a replay decides the same.
+partition's log alone, so a replay decides the same; but for the future guard, of which a live job remembers what it
+decided (`judged_before`).
 
 Records come in columns, and a batch in which nothing is wrong, which is nearly every one, is judged as a whole: a loop
 in Python for each of the checks of each record would take most of the job's time.

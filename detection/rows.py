@@ -50,6 +50,11 @@ class Batch(NamedTuple):
     next_offset: int
     rows: dict[int, Rows]
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether it says that the log was cut off."""
+        return not self.rows
+
 
 def side_by_side(parts: Sequence[Rows]) -> Sequence[Rows]:
     """Rows of several partitions that came together; as one in the order of time where partitions share a key.

@@ -129,7 +129,7 @@ def keep(demo: Demo, state: Path) -> int:
     port = _free_port()
     url = f"http://127.0.0.1:{port}"
     with ExitStack() as ends:
-        ends.callback(lambda: owner.flush(0))  # the broker lives as long as its owner
+        ends.callback(owner.flush, 0)  # the broker lives as long as its owner
         try:
             job = watched_job(demo, state, environment)
             ends.callback(stop, job)

@@ -25,12 +25,6 @@ def _host(value: str) -> str:
     return value
 
 
-def _key_name(value: str) -> str:
-    if ":" in value:
-        raise Mistake(f"'{value}' has a colon, which ends the name in an event's id", "such as shop or shop-app")
-    return value
-
-
 def _origin(value: str) -> str:
     if value != "*" and not re.fullmatch(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?", value):
         raise Mistake(f"'{value}' is not the origin of a page", "such as https://shop.example.com, without a path")
@@ -85,9 +79,7 @@ class IntakeSettings(SettingsModel):
     host: Annotated[str, AfterValidator(_host)] = "127.0.0.1"
     port: int = Field(default=8080, ge=1, le=65_535)
     products_topic: TopicName = "products"
-    api_keys: dict[
-        Annotated[Name, AfterValidator(_key_name)], Annotated[ApiKeySettings, BeforeValidator(_key_in_clear)]
-    ] = Field(default_factory=dict)
+    api_keys: dict[Name, Annotated[ApiKeySettings, BeforeValidator(_key_in_clear)]] = Field(default_factory=dict)
     rate_limit: RateLimitSettings | None = None
     trusted_proxies: Annotated[tuple[Annotated[str, AfterValidator(_proxy)], ...], NoRepeats] = ()
     cors_origins: Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], NoRepeats] = ()

@@ -192,6 +192,9 @@ class _Loader:
         self._refer(("intake", "products_topic"), "topic")
         keys = self._document.get(("intake", "api_keys"))
         for name in keys if isinstance(keys, dict) else ():
+            if ":" in str(name):
+                message = f"'{name}' has a colon, which ends the name in an event's id"
+                self._judge.wrong(("intake", "api_keys", name), message, "such as shop or shop-app", key=True)
             at: At = ("intake", "api_keys", name, "topics")
             listed = self._document.get(at)
             for position in range(len(listed) if isinstance(listed, tuple) else 0):

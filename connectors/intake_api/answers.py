@@ -9,8 +9,8 @@ from typing import Literal
 import msgspec
 from starlette.responses import Response
 
-RETRY_AFTER_S = 1
-"""What a 503 says. Kafka that is back takes events at once."""
+AGAIN = {"Retry-After": "1"}
+"""The header of a 503. Kafka that is back takes events at once."""
 
 
 class Written(msgspec.Struct, frozen=True, gc=False):
@@ -73,7 +73,7 @@ class Refusal(Exception):
 
 def unavailable(detail: str) -> Refusal:
     """503, with when to try again."""
-    return Refusal(503, detail, headers={"Retry-After": str(RETRY_AFTER_S)})
+    return Refusal(503, detail, headers=AGAIN)
 
 
 def problem(
@@ -116,7 +116,7 @@ def _json(status: int, content: Written | Batch) -> Response:
 
 
 def _retry_after(status: int) -> Mapping[str, str] | None:
-    return {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else None
+    return AGAIN if status == 503 else None
 
 
 _encode = msgspec.json.Encoder().encode

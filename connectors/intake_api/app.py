@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
@@ -15,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 
 from connectors.intake_api import openapi
 from connectors.intake_api.access import Access, Client
-from connectors.intake_api.answers import Outcome, Refusal, Refused, many_events, one_event, problem, unavailable
+from connectors.intake_api.answers import AGAIN, Outcome, Refusal, Refused, many_events, one_event, problem, unavailable
 from connectors.intake_api.body_guard import BodyGuard
 from connectors.intake_api.events import JSON, NDJSON, Event, EventReader, events_in
 from connectors.intake_api.products import DeletedProduct, added, deleted, key_of_product, product_id_in, product_in
@@ -24,6 +25,8 @@ from connectors.intake_api.retries import HEADER, Retries, key_in
 from connectors.intake_api.status import Readiness, Summary
 from connectors.intake_api.writer import TopicWriter, told
 from settings import Settings
+
+T = TypeVar("T")
 
 _LONG = 131_072
 """Bytes of a body that is read in a thread: it may take its time, and others have their turns meanwhile."""
@@ -61,7 +64,7 @@ class Intake:
                 raise Refusal(413, f"more than {self.settings.max_events} events in one request")
             return batch, self._readers[topic].read(texts, _event_id(client, key), batch)
 
-        batch, read = read_all() if len(body) <= _LONG else await asyncio.to_thread(read_all)
+        batch, read = await _taking_turns(body, read_all)
         self._limit.charge(client.name, len(read) - 1)
         outcomes = await self._write(request, client, topic, key, body, read)
         return many_events(outcomes) if batch else one_event(outcomes[0])
@@ -71,7 +74,7 @@ class Intake:
         _media_type(request, (JSON,))
         key = key_in(request.headers.get(HEADER))
         body = await request.body()
-        product = product_in(body) if len(body) <= _LONG else await asyncio.to_thread(product_in, body)
+        product = await _taking_turns(body, lambda: product_in(body))
         return await self._write_message(request, client, key, body, added(product), key_of_product(product))
 
     async def delete_product(self, request: Request) -> Response:
@@ -86,7 +89,7 @@ class Intake:
     async def ready(self, _request: Request) -> Response:
         if self.readiness.reason is not None:
             # No refusal: whoever asks again and again is not to be counted.
-            return problem(503, self.readiness.reason, headers=unavailable("").headers)
+            return problem(503, self.readiness.reason, headers=AGAIN)
         return JSONResponse({"status": "ready"})
 
     async def refuse(self, _request: Request, error: Exception) -> Response:
@@ -191,6 +194,11 @@ def make_app(intake: Intake) -> FastAPI:
         )
     app.add_middleware(BodyGuard, max_bytes=settings.max_body_bytes, within_s=settings.body_within_ms / 1000)
     return app
+
+
+async def _taking_turns(body: bytes, read: Callable[[], T]) -> T:
+    """What `read` makes of a body."""
+    return read() if len(body) <= _LONG else await asyncio.to_thread(read)
 
 
 async def _gone(_request: Request, _error: Exception) -> Response:

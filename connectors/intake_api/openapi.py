@@ -68,7 +68,8 @@ def of_new_product(secured: bool) -> Json:
 
 def of_old_product(secured: bool) -> Json:
     """The options of the route that deletes a product."""
-    id_ = {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}, "example": "17"}
+    schema = {"type": "string", "minLength": 1, "maxLength": 256}
+    id_ = {"name": "id", "in": "path", "required": True, "schema": schema, "example": "17"}
     answers = {202: _answer("All replicas in sync have it.", _ref("Written"), example=_WRITTEN)}
     return _operation("A product was deleted", None, [id_], answers, secured)
 

@@ -1,4 +1,6 @@
-"""uvicorn's HTTP/1.1, with what it lacks: a bound on the time and size of headers, and on connections."""
+"""uvicorn's HTTP/1.1, with what it lacks: bounds on the time and size of headers, on connections, on requests sent in
+advance, and on the time for which a client reads nothing.
+"""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-from connectors.intake_api.answers import Outcome, Refusal, Refused, Written
+from connectors.intake_api.answers import Outcome, Refusal, Refused, Written, unavailable
 
 HEADER = "Idempotency-Key"
 _LONGEST = 255
@@ -58,7 +58,7 @@ class Retries:
             await entry.finished.wait()
             if entry.outcomes is not None:
                 return entry.outcomes
-            raise Refusal(503, "the request that this one repeats was cut", headers={"Retry-After": "1"})
+            raise unavailable("the request that this one repeats was cut")
         if entry is not None and entry.outcomes is not None and _is_final(entry.outcomes):
             return entry.outcomes
         before = entry.outcomes if entry is not None else None

@@ -67,6 +67,18 @@ def test_much_state_is_written_by_and_by_and_the_source_stays_behind_until_then(
     assert sorted(written) == list(range(SHARDS))
 
 
+def test_shards_of_other_workers_wait_no_longer_than_those_that_are_known() -> None:
+    """Of a cluster of two each worker knows the sizes of half of them."""
+    turns = Turns(lambda: [10_000_000] * 32 + [0] * 32)
+    turns.due(0)
+    turns.changed(batch(*(f"product {number}" for number in range(1_000))))
+    waited = 0
+    while turns.lack:
+        waited += 1
+        turns.due(waited)
+    assert 290 < waited <= 310
+
+
 def test_a_partition_is_read_from_where_it_began_if_its_records_lie_in_shards_that_are_not_written_yet() -> None:
     """Not from what was committed to the group: that is where the job is."""
     brokers = Brokers(1)

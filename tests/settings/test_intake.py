@@ -51,6 +51,7 @@ intake:
         ("api_keys: {shop: {key: [{env: A}, ▸hunter2]}}", "a secret must not stand in the configuration"),
         ("api_keys: {shop: ▸[hunter2]}", "a secret must not stand in the configuration"),
         ("api_keys: {shop: {key: ▸[]}}", "this list is empty"),
+        ("api_keys: {▸'shop:a': {env: A, default: b}}", "has a colon"),
         ("api_keys: {shop: {key: {env: A}, topics: [products, ▸productz]}}", "there is no topic 'productz'"),
         ("api_keys: {shop: {key: {env: A}, topics: ▸[]}}", "this list is empty"),
         ("api_keys: {shop: {key: {env: A}, ▸topic: [products]}}", "unknown setting 'topic'"),

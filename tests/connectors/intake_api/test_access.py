@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from connectors.intake_api.access import _network_of
 from connectors.intake_api.answers import Refusal
 from connectors.intake_api.rate_limit import RateLimit
 from settings import RateLimitSettings
@@ -142,3 +143,8 @@ def test_a_forwarded_address_counts_only_from_a_proxy_that_is_trusted(serve: Ser
     assert statuses(server) == [202, 429, 429]
     server.stop()
     assert statuses(serve(rate_limit=limit, trusted_proxies=["127.0.0.0/8"])) == [202, 202, 202]
+
+
+def test_an_address_of_ipv4_in_the_form_of_ipv6_is_that_address_and_no_network_of_all() -> None:
+    found = [_network_of(host) for host in ("1.2.3.4", "::ffff:1.2.3.4", "2001:db8::7")]
+    assert found == ["1.2.3.4", "1.2.3.4", "2001:db8::/64"]

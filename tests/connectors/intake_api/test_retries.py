@@ -27,9 +27,11 @@ class Topic:
         self.before: list[Sequence[Outcome | None] | None] = []
         self.open = asyncio.Event()
         self.open.set()
+        self.called = asyncio.Event()
 
     async def write(self, before: Sequence[Outcome | None] | None) -> list[Outcome | None]:
         self.before.append(before)
+        self.called.set()
         await self.open.wait()
         return self.plan.pop(0)
 
@@ -45,7 +47,7 @@ async def test_a_retry_while_the_first_is_in_flight_waits_for_its_answer() -> No
     retries, topic = Retries(600, 1_000), Topic([WRITTEN])
     topic.open.clear()
     attempts = [asyncio.create_task(retries.once(SCOPE, b"same", 1, topic.write)) for _ in range(5)]
-    await asyncio.sleep(0)
+    await topic.called.wait()
     topic.open.set()
     assert await asyncio.gather(*attempts) == [[WRITTEN]] * 5
     assert len(topic.before) == 1
@@ -64,7 +66,7 @@ async def test_another_request_under_the_same_key_is_refused_also_in_flight() ->
     retries, topic = Retries(600, 1_000), Topic([WRITTEN])
     topic.open.clear()
     first = asyncio.create_task(retries.once(SCOPE, b"same", 1, topic.write))
-    await asyncio.sleep(0)
+    await topic.called.wait()
     for _ in range(2):
         with pytest.raises(Refusal) as raised:
             await retries.once(SCOPE, b"other", 1, topic.write)
@@ -103,7 +105,7 @@ async def test_a_request_that_was_cut_leaves_nothing_behind() -> None:
     retries, topic = Retries(600, 1_000), Topic([WRITTEN])
     topic.open.clear()
     first, second = (asyncio.create_task(retries.once(SCOPE, b"same", 1, topic.write)) for _ in range(2))
-    await asyncio.sleep(0)
+    await topic.called.wait()
     first.cancel()
     with pytest.raises(Refusal) as raised:
         await second
